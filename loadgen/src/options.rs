@@ -1,0 +1,335 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use serde::Serialize;
+
+use crate::plan::{Keys, STAMP_BYTES};
+
+/// Loads a server of the Server Implementation Guide's protocol, measures it, and verifies that it lost nothing.
+#[derive(Debug, Parser)]
+#[command(version)]
+pub(crate) struct Options {
+    #[command(subcommand)]
+    pub(crate) scenario: Scenario,
+    #[command(flatten)]
+    pub(crate) common: Common,
+}
+
+/// What holds for every scenario.
+#[derive(Debug, Clone, Args, Serialize)]
+pub(crate) struct Common {
+    /// The server: ws://HOST:PORT/, the channel is added as ?channel=NAME
+    #[arg(long, global = true, default_value = "ws://127.0.0.1:8080/")]
+    pub(crate) url: String,
+    /// Seconds to measure
+    #[arg(long, global = true, default_value_t = 10.0)]
+    pub(crate) seconds: f64,
+    /// Seconds of load before that, which no figure contains
+    #[arg(long, global = true, default_value_t = 2.0)]
+    pub(crate) warmup_seconds: f64,
+    /// Seconds to wait for outstanding acks, deliveries and pulls after the load
+    #[arg(long, global = true, default_value_t = 30.0)]
+    pub(crate) drain_seconds: f64,
+    /// The same seed gives the same changes
+    #[arg(long, global = true, default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// The server's process id: gives its CPU time and memory, and work per CPU second
+    #[arg(long, global = true)]
+    pub(crate) pid: Option<u32>,
+    /// Also write the report to this file, as JSON
+    #[arg(long, global = true)]
+    pub(crate) json: Option<PathBuf>,
+    /// No progress on stderr
+    #[arg(long, global = true)]
+    pub(crate) quiet: bool,
+    /// Do not compare what was acked with what is stored and what the followers got
+    #[arg(long, global = true)]
+    pub(crate) no_verify: bool,
+    /// Channel names begin so; by default unique for each run
+    #[arg(long, global = true)]
+    pub(crate) channel_prefix: Option<String>,
+    /// The table that the changes name
+    #[arg(long, global = true, default_value = "todos")]
+    pub(crate) table: String,
+    /// Cells of each row
+    #[arg(long, global = true, default_value_t = 1)]
+    pub(crate) columns: u32,
+    /// Length of each value
+    #[arg(long, global = true, default_value_t = 20)]
+    pub(crate) value_bytes: usize,
+    /// Whether primary keys are scattered or rising
+    #[arg(long, global = true, value_enum, default_value_t = Keys::Random)]
+    pub(crate) keys: Keys,
+}
+
+/// What to do to the server.
+#[derive(Debug, Clone, Subcommand, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Scenario {
+    /// Many writers, each to its channel: how many changes a second become durable
+    Merge(Merge),
+    /// One writer, many followers: how many deliveries a second
+    Fanout(Fanout),
+    /// Full pulls of a filled channel: how many rows a second
+    Pull(Pull),
+    /// Connections that do nothing: how much memory each takes
+    Idle(Idle),
+    /// Everything at once: edits of shared rows, deletes, re-inserts, pulls, reconnecting followers
+    Mixed(Mixed),
+}
+
+/// When a closed-loop sender may send its next update.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Window {
+    /// When fewer than W are unacked.
+    Acks,
+    /// When fewer than W are unacked or not yet with every follower.
+    Deliveries,
+}
+
+/// How a writer writes.
+#[derive(Debug, Clone, Args, Serialize)]
+pub(crate) struct Writing {
+    /// Changes in each update
+    #[arg(long, default_value_t = 1)]
+    pub(crate) changes: usize,
+    /// Closed loop: updates on their way at once, for each writer
+    #[arg(long, default_value_t = 8)]
+    pub(crate) in_flight: usize,
+    /// Open loop: updates a second over all writers, sent when due whatever the server does
+    #[arg(long)]
+    pub(crate) rate: Option<f64>,
+    /// Rows in a channel, updated over and over; 0 makes every change a new cell
+    #[arg(long, default_value_t = 0)]
+    pub(crate) rows: u64,
+    /// Add a follower to the first channel that never reads, and watch the server's memory
+    #[arg(long)]
+    pub(crate) slow_follower: bool,
+}
+
+/// Options of `merge`.
+#[derive(Debug, Clone, Args, Serialize)]
+pub(crate) struct Merge {
+    /// Channels written to at once
+    #[arg(long, default_value_t = 1)]
+    pub(crate) channels: usize,
+    /// Writers of each channel; they follow one another's updates
+    #[arg(long, default_value_t = 1)]
+    pub(crate) connections_per_channel: usize,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub(crate) writing: Writing,
+}
+
+/// Options of `fanout`.
+#[derive(Debug, Clone, Args, Serialize)]
+pub(crate) struct Fanout {
+    /// Connections that follow the channel
+    #[arg(long, default_value_t = 100)]
+    pub(crate) followers: usize,
+    /// What an update in flight waits for
+    #[arg(long, value_enum, default_value_t = Window::Deliveries)]
+    pub(crate) window: Window,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub(crate) writing: Writing,
+}
+
+/// Options of `pull`.
+#[derive(Debug, Clone, Args, Serialize)]
+pub(crate) struct Pull {
+    /// Rows in the channel; it is filled first if its version is 0
+    #[arg(long, default_value_t = 100_000)]
+    pub(crate) rows: u64,
+    /// Changes in each update that fills the channel
+    #[arg(long, default_value_t = 1_000)]
+    pub(crate) changes: usize,
+    /// Full pulls to measure
+    #[arg(long, default_value_t = 20)]
+    pub(crate) pulls: u64,
+    /// Pulls at once
+    #[arg(long, default_value_t = 1)]
+    pub(crate) connections: usize,
+}
+
+/// Options of `idle`.
+#[derive(Debug, Clone, Args, Serialize)]
+pub(crate) struct Idle {
+    /// Connections to hold open for --seconds
+    #[arg(long, default_value_t = 1_000)]
+    pub(crate) connections: usize,
+    /// Channels that they are spread over
+    #[arg(long, default_value_t = 100)]
+    pub(crate) channels: usize,
+}
+
+/// Options of `mixed`.
+#[derive(Debug, Clone, Args, Serialize)]
+pub(crate) struct Mixed {
+    /// Channels
+    #[arg(long, default_value_t = 4)]
+    pub(crate) channels: usize,
+    /// Writers of each channel; they follow as well
+    #[arg(long, default_value_t = 4)]
+    pub(crate) clients: usize,
+    /// Further followers of each channel, that hang up and resume over and over
+    #[arg(long, default_value_t = 2)]
+    pub(crate) followers: usize,
+    /// Rows that all writers of a channel share
+    #[arg(long, default_value_t = 200)]
+    pub(crate) rows: u64,
+    /// Changes in an update, at most
+    #[arg(long, default_value_t = 5)]
+    pub(crate) changes: usize,
+    /// Unacked updates of each writer
+    #[arg(long, default_value_t = 4)]
+    pub(crate) in_flight: usize,
+    /// Milliseconds between a follower's reconnects, on average
+    #[arg(long, default_value_t = 300)]
+    pub(crate) reconnect_ms: u64,
+    /// Milliseconds between full pulls of each channel, on average
+    #[arg(long, default_value_t = 500)]
+    pub(crate) pull_ms: u64,
+}
+
+impl Options {
+    /// Refuses what clap cannot see is senseless.
+    pub(crate) fn validate(&self) -> Result<(), String> {
+        let common = &self.common;
+        for (name, seconds) in [
+            ("--seconds", common.seconds),
+            ("--warmup-seconds", common.warmup_seconds),
+            ("--drain-seconds", common.drain_seconds),
+        ] {
+            if !(0.0..=86_400.0).contains(&seconds) {
+                return Err(format!("{name} must be from 0 to 86400"));
+            }
+        }
+        at_least_one("--columns", u64::from(common.columns))?;
+        if common.seconds == 0.0 {
+            return Err("--seconds must be above 0".into());
+        }
+        if common.value_bytes < STAMP_BYTES {
+            return Err(format!("--value-bytes must be at least {STAMP_BYTES}: values prove their origin"));
+        }
+        let plain = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        if common.table.is_empty() || common.table.len() > 255 || !common.table.chars().all(plain) {
+            return Err("--table must be 1 to 255 letters, digits and underscores".into());
+        }
+        if let Some(prefix) = &common.channel_prefix
+            && (prefix.is_empty() || prefix.len() > 200 || prefix.chars().any(char::is_control))
+        {
+            return Err("--channel-prefix must be 1 to 200 bytes without control characters".into());
+        }
+        match &self.scenario {
+            Scenario::Merge(merge) => {
+                at_least_one("--channels", merge.channels as u64)?;
+                at_least_one("--connections-per-channel", merge.connections_per_channel as u64)?;
+                merge.writing.validate(merge.connections_per_channel as u64)
+            }
+            Scenario::Fanout(fanout) => {
+                at_least_one("--followers", fanout.followers as u64)?;
+                if fanout.writing.in_flight > 100_000 {
+                    return Err("--in-flight must be at most 100000".into());
+                }
+                fanout.writing.validate(1)
+            }
+            Scenario::Pull(pull) => {
+                at_least_one("--rows", pull.rows)?;
+                at_least_one("--changes", pull.changes as u64)?;
+                at_least_one("--pulls", pull.pulls)?;
+                at_least_one("--connections", pull.connections as u64)
+            }
+            Scenario::Idle(idle) => {
+                at_least_one("--connections", idle.connections as u64)?;
+                at_least_one("--channels", idle.channels as u64)
+            }
+            Scenario::Mixed(mixed) => {
+                at_least_one("--channels", mixed.channels as u64)?;
+                at_least_one("--clients", mixed.clients as u64)?;
+                at_least_one("--rows", mixed.rows)?;
+                at_least_one("--changes", mixed.changes as u64)?;
+                at_least_one("--reconnect-ms", mixed.reconnect_ms)?;
+                at_least_one("--pull-ms", mixed.pull_ms)?;
+                at_least_one("--in-flight", mixed.in_flight as u64)
+            }
+        }
+    }
+}
+
+impl Writing {
+    fn validate(&self, writers: u64) -> Result<(), String> {
+        at_least_one("--changes", self.changes as u64)?;
+        at_least_one("--in-flight", self.in_flight as u64)?;
+        if self.rate.is_some_and(|rate| !(rate > 0.0 && rate <= 10_000_000.0)) {
+            return Err("--rate must be above 0, and at most 10000000".into());
+        }
+        if self.rows > 0 && self.rows < writers {
+            return Err("--rows must be 0, or at least one for each writer of a channel".into());
+        }
+        Ok(())
+    }
+}
+
+fn at_least_one(name: &str, value: u64) -> Result<(), String> {
+    if value == 0 { Err(format!("{name} must be at least 1")) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(args: &str) -> Result<(), String> {
+        let args = ["causeway-loadgen"].into_iter().chain(args.split_whitespace());
+        Options::try_parse_from(args).map_err(|e| e.to_string())?.validate()
+    }
+
+    #[test]
+    fn the_command_line_is_well_made() {
+        <Options as clap::CommandFactory>::command().debug_assert();
+    }
+
+    #[test]
+    fn good_options_pass() {
+        for good in [
+            "merge",
+            "merge --channels 64 --changes 1 --in-flight 8 --seconds 5 --pid 1",
+            "--url ws://127.0.0.1:1/ merge --rate 1000 --rows 10 --connections-per-channel 10",
+            "fanout --followers 500 --window acks --in-flight 16 --slow-follower",
+            "pull --pulls 3",
+            "idle --connections 5000",
+            "mixed --followers 0",
+        ] {
+            assert_eq!(check(good), Ok(()), "{good}");
+        }
+    }
+
+    #[test]
+    fn senseless_options_are_refused_by_name() {
+        for (bad, name) in [
+            ("merge --channels 0", "--channels"),
+            ("merge --changes 0", "--changes"),
+            ("merge --in-flight 0", "--in-flight"),
+            ("merge --rate 0", "--rate"),
+            ("merge --rate NaN", "--rate"),
+            ("merge --rows 3 --connections-per-channel 4", "--rows"),
+            ("merge --seconds 0", "--seconds"),
+            ("merge --warmup-seconds NaN", "--warmup-seconds"),
+            ("merge --value-bytes 3", "--value-bytes"),
+            ("merge --columns 0", "--columns"),
+            ("merge --table a\"b", "--table"),
+            ("fanout --followers 0", "--followers"),
+            ("fanout --window never", "--window"),
+            ("pull --pulls 0", "--pulls"),
+            ("idle --channels 0", "--channels"),
+            ("mixed --clients 0", "--clients"),
+            ("nothing", "nothing"),
+        ] {
+            let error = check(bad).expect_err(bad);
+            assert!(error.contains(name), "{bad}: {error}");
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! A client's copy of a channel, by the merge rule: what `mixed` compares everything with.
+//!
+//! Written apart from the server's merge on purpose, and shaped as what the rule amounts to rather than as its steps: a
+//! row's state is decided by the highest causal length, and within that each cell by its highest (version, value). So it
+//! does not matter in which order changes come.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+/// One change of a row, as far as the merge rule looks at it. Values are text only: what `mixed` writes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Edit {
+    pub(crate) pk: String,
+    pub(crate) cid: String,
+    /// None for a sentinel.
+    pub(crate) val: Option<String>,
+    pub(crate) col_version: u64,
+    pub(crate) cl: u64,
+}
+
+/// The sentinel's `cid`.
+pub(crate) const SENTINEL: &str = "-1";
+
+impl Edit {
+    /// Reads the wire's array of nine; None if it cannot be one that `mixed` wrote.
+    pub(crate) fn from_wire(change: &Value, table: &str) -> Option<Self> {
+        let fields = change.as_array().filter(|fields| fields.len() == 9)?;
+        let text = |at: usize| fields[at].as_str().map(str::to_owned);
+        let val = match &fields[3] {
+            Value::Null => None,
+            Value::String(val) => Some(val.clone()),
+            _ => return None,
+        };
+        let edit = Self {
+            pk: text(1)?,
+            cid: text(2)?,
+            val,
+            col_version: fields[4].as_u64()?,
+            cl: fields[7].as_u64()?,
+        };
+        (fields[0].as_str() == Some(table)).then_some(edit)
+    }
+
+    /// Writes the wire's array of nine.
+    pub(crate) fn to_wire(&self, table: &str, db_version: u64, site: &str, seq: usize) -> Value {
+        serde_json::json!([
+            table,
+            self.pk,
+            self.cid,
+            self.val,
+            self.col_version,
+            db_version,
+            site,
+            self.cl,
+            seq
+        ])
+    }
+}
+
+/// A row: absent, there (odd `cl`) or deleted (even `cl`).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Row {
+    pub(crate) cl: u64,
+    pub(crate) cells: BTreeMap<String, (u64, Option<String>)>,
+}
+
+/// All rows of a channel.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Replica {
+    rows: BTreeMap<String, Row>,
+}
+
+impl Replica {
+    pub(crate) fn row(&self, pk: &str) -> Option<&Row> {
+        self.rows.get(pk)
+    }
+
+    /// Cells and deleted rows.
+    pub(crate) fn len(&self) -> u64 {
+        self.rows.values().map(|row| row.cells.len().max(1) as u64).sum()
+    }
+
+    /// Merges one change.
+    pub(crate) fn apply(&mut self, edit: &Edit) {
+        let row = self.rows.entry(edit.pk.clone()).or_default();
+        if edit.cl < row.cl {
+            return;
+        }
+        if edit.cl > row.cl {
+            row.cl = edit.cl;
+            row.cells.clear();
+        }
+        if edit.cid == SENTINEL || edit.cl % 2 == 0 {
+            return;
+        }
+        let cell = (edit.col_version, edit.val.clone());
+        match row.cells.get_mut(&edit.cid) {
+            Some(known) => *known = cell.max(std::mem::take(known)),
+            None => drop(row.cells.insert(edit.cid.clone(), cell)),
+        }
+    }
+
+    /// What of `wanted` is neither here nor beaten by what is here, named.
+    pub(crate) fn behind(&self, wanted: &Self) -> Vec<String> {
+        let mut found = Vec::new();
+        for (pk, want) in &wanted.rows {
+            let absent = Row::default();
+            let have = self.rows.get(pk).unwrap_or(&absent);
+            if have.cl > want.cl {
+                continue;
+            }
+            if have.cl < want.cl {
+                found.push(format!("lacks {pk}: has cl {}, acked was cl {}", have.cl, want.cl));
+                continue;
+            }
+            for (cid, cell) in &want.cells {
+                if have.cells.get(cid).is_none_or(|known| known < cell) {
+                    found
+                        .push(format!("lacks {pk} {cid}: has {:?}, acked was {cell:?}", have.cells.get(cid)));
+                }
+            }
+        }
+        found
+    }
+
+    /// All differences, named: what is behind, and what is here that nobody had acked.
+    pub(crate) fn differences(&self, wanted: &Self) -> Vec<String> {
+        let mut found = self.behind(wanted);
+        found.extend(
+            wanted.behind(self).into_iter().map(|what| format!("has more than was acked, which {what}")),
+        );
+        found
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn edit(pk: &str, cid: &str, val: Option<&str>, col_version: u64, cl: u64) -> Edit {
+        Edit { pk: pk.into(), cid: cid.into(), val: val.map(str::to_owned), col_version, cl }
+    }
+
+    fn edits() -> Vec<Edit> {
+        vec![
+            edit("r", "c0", Some("a"), 1, 1),
+            edit("r", "c0", Some("b"), 2, 1),
+            edit("r", "c0", Some("c"), 2, 1),
+            edit("r", SENTINEL, None, 2, 2),
+            edit("r", "c0", Some("d"), 1, 3),
+            edit("r", "c1", Some("e"), 1, 3),
+            edit("r", SENTINEL, None, 3, 3),
+            edit("s", "c0", Some("f"), 7, 1),
+            edit("s", SENTINEL, None, 4, 4),
+        ]
+    }
+
+    #[test]
+    fn any_order_and_any_repetition_end_the_same() {
+        let mut forward = Replica::default();
+        edits().iter().for_each(|edit| forward.apply(edit));
+        let row = forward.row("r").expect("it was inserted");
+        assert_eq!((row.cl, row.cells.len(), row.cells["c0"].clone()), (3, 2, (1, Some("d".into()))));
+        assert_eq!(forward.row("s").map(|row| (row.cl, row.cells.len())), Some((4, 0)));
+        let mut rng = crate::rng::Rng::new(1);
+        for _ in 0..200 {
+            let mut left = edits();
+            left.extend(edits());
+            let mut replica = Replica::default();
+            while !left.is_empty() {
+                replica.apply(&left.swap_remove(rng.below(left.len() as u64) as usize));
+            }
+            assert_eq!(replica, forward);
+            assert!(replica.differences(&forward).is_empty());
+        }
+    }
+
+    #[test]
+    fn what_is_missing_or_too_much_is_named() {
+        let mut all = Replica::default();
+        edits().iter().for_each(|edit| all.apply(edit));
+        for lost in 0..edits().len() {
+            let mut replica = Replica::default();
+            edits()
+                .iter()
+                .enumerate()
+                .filter(|(at, _)| *at != lost)
+                .for_each(|(_, edit)| replica.apply(edit));
+            let differs = replica != all;
+            assert_eq!(replica.behind(&all).is_empty(), !differs, "without {lost}");
+            assert_eq!(all.behind(&replica), Vec::<String>::new(), "more is no loss");
+            assert_eq!(!all.differences(&replica).is_empty(), differs, "but it is a difference");
+        }
+    }
+
+    #[test]
+    fn the_wire_form_goes_there_and_back() {
+        for edit in edits() {
+            assert_eq!(Edit::from_wire(&edit.to_wire("t", 1, "S", 0), "t"), Some(edit.clone()));
+            assert_eq!(Edit::from_wire(&edit.to_wire("t", 1, "S", 0), "u"), None);
+        }
+    }
+}

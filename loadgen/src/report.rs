@@ -1,0 +1,267 @@
+//! The report: one structure, printed as a table for people and written as JSON for programs.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use serde::Serialize;
+
+use crate::meter::{Count, Latency};
+use crate::options::Scenario;
+use crate::run::{Figures, Run};
+use crate::verdict::Outcome;
+
+/// Everything a run found.
+#[derive(Debug, Serialize)]
+pub(crate) struct Report {
+    loadgen_version: &'static str,
+    scenario: Scenario,
+    settings: crate::options::Common,
+    channel_prefix: String,
+    /// The length of the measured window.
+    seconds: f64,
+    rates: Vec<Rate>,
+    latencies: Vec<LatencyLine>,
+    bytes_in: u64,
+    bytes_out: u64,
+    /// How many errors came, by code, over the whole run.
+    errors: BTreeMap<String, u64>,
+    server: Option<Server>,
+    generator: Generator,
+    /// What else the scenario found, by name.
+    facts: BTreeMap<&'static str, f64>,
+    verification: Outcome,
+}
+
+#[derive(Debug, Serialize)]
+struct Rate {
+    name: &'static str,
+    total: u64,
+    per_second: f64,
+    per_server_cpu_second: Option<f64>,
+}
+
+#[derive(Debug, Serialize)]
+struct LatencyLine {
+    name: &'static str,
+    count: u64,
+    p50_ms: f64,
+    p99_ms: f64,
+    p999_ms: f64,
+    max_ms: f64,
+}
+
+#[derive(Debug, Serialize)]
+struct Server {
+    cpu_seconds: f64,
+    /// Before the run connected anything.
+    rss_before_bytes: u64,
+    rss_start_bytes: u64,
+    rss_end_bytes: u64,
+    /// The least and the most in the window, sampled each second, as growth over `rss_before_bytes`.
+    rss_growth_min_bytes: i64,
+    rss_growth_max_bytes: i64,
+    /// The highest ever, as the kernel knows it.
+    rss_peak_bytes: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct Generator {
+    cpu_seconds: f64,
+    cores: usize,
+    /// The generator itself used nearly all cores: the figures are its limit, not the server's.
+    saturated: bool,
+    /// Generator and server together used nearly all cores: compare work per server CPU second.
+    machine_full: bool,
+}
+
+impl Report {
+    pub(crate) fn new(
+        run: &Run,
+        scenario: &Scenario,
+        figures: &Figures,
+        rates: &[(Count, &'static str)],
+        latencies: &[(Latency, &'static str)],
+        facts: BTreeMap<&'static str, f64>,
+    ) -> Self {
+        let cpu_s = figures.server.map(|(start, end)| end.cpu_s - start.cpu_s);
+        let rate = |(count, name): &(Count, &'static str)| {
+            let total = figures.counts.get(*count);
+            Rate {
+                name,
+                total,
+                per_second: total as f64 / figures.seconds,
+                // Below a few clock ticks the quotient would be noise.
+                per_server_cpu_second: cpu_s.filter(|s| *s >= 0.05).map(|s| total as f64 / s),
+            }
+        };
+        let latency = |(which, name): &(Latency, &'static str)| {
+            let all = run.meter.histogram(*which);
+            let ms = |quantile| all.value_at_quantile(quantile) as f64 / 1e6;
+            LatencyLine {
+                name,
+                count: all.len(),
+                p50_ms: ms(0.5),
+                p99_ms: ms(0.99),
+                p999_ms: ms(0.999),
+                max_ms: ms(1.0),
+            }
+        };
+        let server = figures.server.map(|(start, end)| {
+            let before = run.server_before.unwrap_or(start).rss_bytes;
+            let (min, max) = figures.server_rss.unwrap_or((start.rss_bytes, end.rss_bytes));
+            Server {
+                cpu_seconds: end.cpu_s - start.cpu_s,
+                rss_before_bytes: before,
+                rss_start_bytes: start.rss_bytes,
+                rss_end_bytes: end.rss_bytes,
+                rss_growth_min_bytes: min as i64 - before as i64,
+                rss_growth_max_bytes: max as i64 - before as i64,
+                rss_peak_bytes: end.rss_peak_bytes,
+            }
+        });
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let cores_used = figures.own_cpu_s / figures.seconds;
+        let cores_used_by_both = cores_used + cpu_s.unwrap_or(0.0) / figures.seconds;
+        Self {
+            loadgen_version: env!("CARGO_PKG_VERSION"),
+            scenario: scenario.clone(),
+            settings: run.common.clone(),
+            channel_prefix: run.prefix.clone(),
+            seconds: figures.seconds,
+            rates: rates.iter().map(rate).collect(),
+            latencies: latencies.iter().map(latency).filter(|line| line.count > 0).collect(),
+            bytes_in: figures.counts.get(Count::BytesIn),
+            bytes_out: figures.counts.get(Count::BytesOut),
+            errors: run.meter.errors(),
+            server,
+            generator: Generator {
+                cpu_seconds: figures.own_cpu_s,
+                cores,
+                saturated: cores_used > 0.9 * cores.min(crate::WORKERS) as f64,
+                machine_full: cores_used_by_both > 0.95 * cores as f64,
+            },
+            facts,
+            verification: run.verdict.outcome(run.verifies()),
+        }
+    }
+
+    pub(crate) fn passed(&self) -> bool {
+        self.verification.passed()
+    }
+
+    /// The table for people.
+    pub(crate) fn table(&self) -> String {
+        let mut out = String::new();
+        self.write_table(&mut out).expect("writing to a String cannot fail");
+        out
+    }
+
+    fn write_table(&self, out: &mut String) -> std::fmt::Result {
+        writeln!(out, "{} for {:.1} s, channels {}-*", self.name(), self.seconds, self.channel_prefix)?;
+        for rate in &self.rates {
+            write!(
+                out,
+                "  {:<22}{:>14}{:>14}/s",
+                rate.name,
+                grouped(rate.total as f64),
+                grouped(rate.per_second)
+            )?;
+            match rate.per_server_cpu_second {
+                Some(per_cpu) => writeln!(out, "{:>14} per server CPU s", grouped(per_cpu))?,
+                None => writeln!(out)?,
+            }
+        }
+        if !self.latencies.is_empty() {
+            let header = ("latency, ms", "p50", "p99", "p99.9", "max");
+            writeln!(
+                out,
+                "  {:<22}{:>14}{:>14}{:>14}{:>14}",
+                header.0, header.1, header.2, header.3, header.4
+            )?;
+        }
+        for line in &self.latencies {
+            writeln!(
+                out,
+                "  {:<22}{:>14.2}{:>14.2}{:>14.2}{:>14.2}",
+                line.name, line.p50_ms, line.p99_ms, line.p999_ms, line.max_ms
+            )?;
+        }
+        for (name, value) in &self.facts {
+            writeln!(out, "  {name:<36}{:>14}", grouped(*value))?;
+        }
+        let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+        writeln!(out, "  bytes: {:.1} MiB in, {:.1} MiB out", mib(self.bytes_in), mib(self.bytes_out))?;
+        if let Some(server) = &self.server {
+            writeln!(
+                out,
+                "  server: {:.2} CPU s, memory {:.1} MiB before, {:.1} at start, {:.1} at end, {:.1} at its peak",
+                server.cpu_seconds,
+                mib(server.rss_before_bytes),
+                mib(server.rss_start_bytes),
+                mib(server.rss_end_bytes),
+                mib(server.rss_peak_bytes),
+            )?;
+            writeln!(
+                out,
+                "  server memory grew by {:.1} to {:.1} MiB in the window",
+                server.rss_growth_min_bytes as f64 / f64::from(1 << 20),
+                server.rss_growth_max_bytes as f64 / f64::from(1 << 20),
+            )?;
+        }
+        writeln!(out, "  generator: {:.2} CPU s", self.generator.cpu_seconds)?;
+        if self.generator.saturated {
+            writeln!(out, "  NOTE: the generator is saturated; the rates are its own limit")?;
+        } else if self.generator.machine_full {
+            writeln!(
+                out,
+                "  NOTE: generator and server fill the machine; compare work per server CPU second"
+            )?;
+        }
+        for (code, count) in &self.errors {
+            writeln!(out, "  errors: {count} × {code}")?;
+        }
+        let outcome = &self.verification;
+        match (outcome.passed(), outcome.verified) {
+            (true, true) => {
+                writeln!(out, "  verified: {} changes where they must be", grouped(outcome.checked as f64))?
+            }
+            (true, false) => writeln!(out, "  not verified")?,
+            (false, _) => writeln!(out, "  FAILED: {} faults, the first of them:", outcome.faults)?,
+        }
+        outcome.first_faults.iter().try_for_each(|fault| writeln!(out, "    {fault}"))
+    }
+
+    fn name(&self) -> &'static str {
+        match self.scenario {
+            Scenario::Merge(_) => "merge",
+            Scenario::Fanout(_) => "fanout",
+            Scenario::Pull(_) => "pull",
+            Scenario::Idle(_) => "idle",
+            Scenario::Mixed(_) => "mixed",
+        }
+    }
+}
+
+/// A rounded number with its thousands apart.
+fn grouped(value: f64) -> String {
+    let digits = format!("{:.0}", value.abs());
+    let mut out = String::from(if value <= -0.5 { "-" } else { "" });
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            out.push(' ');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::grouped;
+
+    #[test]
+    fn thousands_stand_apart() {
+        let all = [0.4, 999.0, 1_000.0, 1_234_567.8, -1_500.0].map(grouped);
+        assert_eq!(all, ["0", "999", "1 000", "1 234 568", "-1 500"]);
+    }
+}

@@ -1,0 +1,109 @@
+//! `idle`: connections that do nothing.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+use super::Failed;
+use crate::conn::ConnectWith;
+use crate::meter::Count;
+use crate::options::{Idle, Scenario};
+use crate::process;
+use crate::report::Report;
+use crate::run::{Progress, Run, measure};
+
+/// Connections opened at once; more would only overflow the server's accept queue.
+const OPENING_AT_ONCE: usize = 64;
+/// Connections from one source address; the kernel has some 28,000 ports for each.
+const PER_SOURCE: usize = 20_000;
+/// How long the server may take to come to rest before its memory is read.
+const SETTLE: Duration = Duration::from_secs(2);
+
+pub(super) async fn run(run: Arc<Run>, scenario: &Scenario, idle: &Idle) -> Result<Report, Failed> {
+    let progress = Progress::new(&run, &[]);
+    progress.line("connecting");
+    let greeted = Arc::new(AtomicUsize::new(0));
+    let opening = Arc::new(Semaphore::new(OPENING_AT_ONCE));
+    let mut tasks = JoinSet::new();
+    for number in 0..idle.connections {
+        let permit = Arc::clone(&opening).acquire_owned().await.map_err(|e| e.to_string())?;
+        let (run, greeted) = (Arc::clone(&run), Arc::clone(&greeted));
+        let channel = run.channel(number % idle.channels);
+        tasks.spawn(async move {
+            let source = source_of(run.target.address.ip(), number);
+            let opened = run.connect(&channel, ConnectWith { source, receive_buffer: None }).await;
+            let mut permit = Some(permit);
+            let error = match opened {
+                Ok(mut conn) => loop {
+                    let turn = conn
+                        .turn(|_| {
+                            // The greeting; nothing else is said to one who says nothing.
+                            if permit.take().is_some() {
+                                greeted.fetch_add(1, Ordering::Relaxed);
+                            }
+                        })
+                        .await;
+                    run.count_bytes(number, &mut conn);
+                    if let Err(e) = turn {
+                        break e;
+                    }
+                },
+                Err(e) => e,
+            };
+            run.connection_lost(&format!("connection {number}"), &error);
+        });
+    }
+    // All permits are back when the last connection was greeted, or has failed.
+    let all = opening.acquire_many(OPENING_AT_ONCE as u32);
+    if tokio::time::timeout(run.drain_limit(), all).await.is_err() {
+        run.verdict.fault(|| "not all connections were greeted".into());
+    }
+    let connected = run.common.pid.and_then(|pid| process::sample(Some(pid)).ok());
+    progress.line("settling");
+    tokio::time::sleep(SETTLE).await;
+    progress.done();
+
+    run.meter.set_window(Duration::ZERO, Duration::from_secs_f64(run.common.seconds));
+    let held = tokio::time::sleep(Duration::from_secs_f64(run.common.seconds));
+    let (figures, ()) = measure(&run, &[], held).await;
+    let open = greeted.load(Ordering::Relaxed);
+    run.verdict.checked(open as u64);
+    tasks.abort_all();
+
+    let mut facts = BTreeMap::from([("connections open", open as f64)]);
+    if let (Some(before), Some(connected), Some((_, end))) = (run.server_before, connected, figures.server) {
+        let grown = |bytes: u64| bytes as f64 - before.rss_bytes as f64;
+        facts.insert("server bytes before connecting", before.rss_bytes as f64);
+        facts.insert("server bytes once connected", connected.rss_bytes as f64);
+        facts.insert("server bytes at the end", end.rss_bytes as f64);
+        facts.insert("bytes a connection once connected", grown(connected.rss_bytes) / open.max(1) as f64);
+        facts.insert("bytes a connection at the end", grown(end.rss_bytes) / open.max(1) as f64);
+    }
+    Ok(Report::new(&run, scenario, &figures, &[] as &[(Count, &'static str)], &[], facts))
+}
+
+/// On loopback any 127.x.y.z may be a source; elsewhere the kernel must choose.
+fn source_of(server: IpAddr, number: usize) -> Option<IpAddr> {
+    let IpAddr::V4(address) = server else { return None };
+    let block = number / PER_SOURCE;
+    (address.is_loopback() && block > 0)
+        .then(|| IpAddr::V4(Ipv4Addr::new(127, 0, 1, 1 + block.min(200) as u8)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_connections_come_from_several_addresses() {
+        let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        assert_eq!(source_of(loopback, PER_SOURCE - 1), None);
+        assert_ne!(source_of(loopback, PER_SOURCE), source_of(loopback, 2 * PER_SOURCE));
+        assert_eq!(source_of(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1)), 100_000), None);
+    }
+}

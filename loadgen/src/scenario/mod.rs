@@ -1,0 +1,39 @@
+//! The scenarios: each loads the server in one way, and verifies what it did.
+
+mod fanout;
+mod idle;
+mod merge;
+mod mixed;
+mod pull;
+
+use std::sync::Arc;
+
+use crate::conn::{Conn, ConnectWith};
+use crate::options::Scenario;
+use crate::plan::Plan;
+use crate::report::Report;
+use crate::run::Run;
+
+/// A run that could not be carried out, as against one that found faults.
+pub(crate) type Failed = String;
+
+/// Runs a scenario to its report.
+pub(crate) async fn run(run: Arc<Run>, scenario: &Scenario) -> Result<Report, Failed> {
+    match scenario {
+        Scenario::Merge(merge) => merge::run(run, scenario, merge).await,
+        Scenario::Fanout(fanout) => fanout::run(run, scenario, fanout).await,
+        Scenario::Pull(pull) => pull::run(run, scenario, pull).await,
+        Scenario::Idle(idle) => idle::run(run, scenario, idle).await,
+        Scenario::Mixed(mixed) => mixed::run(run, scenario, mixed).await,
+    }
+}
+
+/// A follower that never reads; it takes as few bytes as the kernel allows until it is dropped.
+async fn slow_follower(run: &Run, plan: &Plan, wanted: bool) -> Result<Option<Conn>, Failed> {
+    if !wanted {
+        return Ok(None);
+    }
+    let with = ConnectWith { receive_buffer: Some(4096), ..ConnectWith::default() };
+    let conn = run.connect(&plan.channel, with).await.map_err(|e| format!("slow follower: {e}"))?;
+    Ok(Some(conn))
+}

@@ -1,0 +1,347 @@
+//! The configuration: every setting with its unit, its default and its bounds.
+//!
+//! A flag goes before the environment (`CAUSEWAY_…`), that before the file, that before the default. What is unknown
+//! or out of bounds is an error that names the setting and where it came from.
+
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+
+use causeway_storage::Durability;
+
+/// What precedes a setting's name, in upper case, in the environment.
+pub const ENV_PREFIX: &str = "CAUSEWAY_";
+
+/// The environment's name for `--config`.
+pub const ENV_CONFIG: &str = "CAUSEWAY_CONFIG";
+
+/// A setting's name and what it means.
+#[derive(Clone, Copy, Debug)]
+pub struct Setting {
+    /// Its name in a file; with dashes for a flag, in upper case for the environment.
+    pub name: &'static str,
+    /// What it means, with its unit.
+    pub about: &'static str,
+}
+
+/// A setting that cannot be taken.
+#[derive(Debug, thiserror::Error)]
+#[error("{origin}: {problem}")]
+pub struct ConfigError {
+    /// The flag, the variable, or the file and key.
+    pub origin: String,
+    /// What is wrong with it.
+    pub problem: String,
+}
+
+macro_rules! settings {
+    ($( $(#[doc = $about:literal])+ $name:ident : $type:ty = $default:expr, $bounds:expr; )+) => {
+        /// The effective configuration.
+        #[derive(Clone, Debug, PartialEq)]
+        #[allow(clippy::struct_field_names)]
+        pub struct Config { $( $(#[doc = $about])+ pub $name: $type, )+ }
+
+        impl Default for Config {
+            fn default() -> Self {
+                Config { $( $name: $default, )+ }
+            }
+        }
+
+        /// Every setting, in the order of `--print-config`.
+        pub const SETTINGS: &[Setting] =
+            &[$( Setting { name: stringify!($name), about: concat!($($about),+) }, )+];
+
+        impl Config {
+            fn set(&mut self, name: &str, value: &str) -> Result<(), String> {
+                match name {
+                    $( stringify!($name) => self.$name = <$type as Kind>::parse(value, $bounds)?, )+
+                    _ => return Err("there is no such setting; --print-config shows all there are".into()),
+                }
+                Ok(())
+            }
+
+            fn toml(&self, name: &str) -> String {
+                match name {
+                    $( stringify!($name) => self.$name.toml(), )+
+                    _ => String::new(),
+                }
+            }
+        }
+    };
+}
+
+/// No bounds.
+const ANY: std::ops::RangeInclusive<u64> = 0..=u64::MAX;
+/// At least one.
+const SOME: std::ops::RangeInclusive<u64> = 1..=u64::MAX;
+/// A time: at least a millisecond, at most a year.
+const TIME: std::ops::RangeInclusive<u64> = 1..=365 * 86_400_000;
+/// A number of threads; 0 leaves it to the server.
+const THREADS: std::ops::RangeInclusive<u64> = 0..=1024;
+
+settings! {
+    /// The address to listen on.
+    listen: String = "127.0.0.1:8080".into(), ANY;
+    /// The data directory; it is made if it is not there.
+    data: PathBuf = "./data".into(), ANY;
+    /// The storage engine: sqlite, sled or memory.
+    store: String = "sqlite".into(), ANY;
+    /// What an acked change survives: full (a power cut), normal (a crash of the process), off (nothing).
+    durability: Durability = Durability::Full, ANY;
+    /// What is logged: error, warn, info, debug or trace, or a filter such as `causeway=debug`.
+    log: String = "info".into(), ANY;
+
+    /// The largest message taken, in bytes; a larger one closes its connection with 1009.
+    max_message_bytes: usize = 8 << 20, 1024..=1 << 30;
+    /// The most changes in one update.
+    max_changes_per_update: usize = 50_000, 1..=1_000_000;
+    /// How far a change may push a cell's col_version above what is there.
+    max_col_version_jump: u64 = 1_000_000, SOME;
+    /// How far a change may push a row's cl above what is there.
+    max_cl_jump: u64 = 1_000_000, SOME;
+    /// Whether a message that names another channel than the URL is refused.
+    strict_channel: bool = false, ANY;
+    /// Bad messages in a row after which a connection is closed with 1008.
+    max_bad_messages: u32 = 20, SOME;
+
+    /// The largest page of a pull, in bytes; a single change is sent whatever its size.
+    page_max_bytes: usize = 1 << 20, 256..=1 << 30;
+    /// The most changes in a page.
+    page_max_changes: usize = 5_000, SOME;
+    /// Threads that read pages.
+    page_readers: usize = 2, 1..=1024;
+    /// Live updates that may wait for one connection, in bytes; beyond it falls back to pages.
+    outbox_max_bytes: usize = 4 << 20, 1024..=1 << 40;
+    /// Answers that may wait for one connection, in bytes; beyond it nothing more is read from it.
+    max_reply_bytes: usize = 256 << 10, 1024..=1 << 40;
+
+    /// How long a client may take for its handshake, in milliseconds.
+    handshake_timeout_ms: u64 = 10_000, TIME;
+    /// How often a client is pinged, in milliseconds.
+    ping_interval_ms: u64 = 20_000, TIME;
+    /// How long a client may stay silent before it is closed, in milliseconds.
+    pong_timeout_ms: u64 = 60_000, TIME;
+    /// How long a client may take no byte of what waits for it before it is closed with 1013, in milliseconds.
+    slow_client_timeout_ms: u64 = 30_000, TIME;
+    /// How long a client may take to answer a close, in milliseconds.
+    close_timeout_ms: u64 = 2_000, TIME;
+    /// How long a stop waits for what was accepted to be committed and acked, in milliseconds.
+    drain_timeout_ms: u64 = 10_000, TIME;
+    /// The most connections; more are answered 503.
+    max_connections: usize = 100_000, SOME;
+
+    /// Writer threads; 0 means twice the number of cores, and at least 4. Commits of different shards wait for the disk together.
+    shards: usize = 0, THREADS;
+    /// Network threads; 0 means the number of cores.
+    io_threads: usize = 0, THREADS;
+    /// Updates that may wait to be merged, in bytes over all shards; beyond it nothing more is read.
+    max_queue_bytes: usize = 256 << 20, 1 << 16..=1 << 32;
+    /// The most changes of a channel that go into one commit; a single update is taken whatever its size.
+    max_commit_changes: usize = 10_000, SOME;
+    /// The most bytes of updates of a channel that go into one commit; a single update is taken whatever its size.
+    max_commit_bytes: usize = 8 << 20, SOME;
+    /// The most channels whose store is open at once; the longest unused is closed first.
+    max_open_channels: usize = 1_024, SOME;
+    /// How long a channel's store stays open unused, in milliseconds.
+    channel_idle_ms: u64 = 60_000, TIME;
+    /// The store's cache, in bytes for each open channel.
+    cache_bytes: usize = 1 << 20, 1 << 16..=1 << 40;
+
+    /// The busiest channels that /metrics shows one by one.
+    metrics_channels: usize = 20, 0..=1_000;
+}
+
+impl Config {
+    /// Puts the layers together: the file, then the environment, then the flags.
+    pub fn load(
+        file: Option<&Path>,
+        env: impl Iterator<Item = (String, String)>,
+        flags: impl Iterator<Item = (String, String)>,
+    ) -> Result<Self, ConfigError> {
+        let mut config = Config::default();
+        if let Some(path) = file {
+            config.read_file(path)?;
+        }
+        for (variable, value) in env {
+            let Some(name) = variable.strip_prefix(ENV_PREFIX) else { continue };
+            if variable != ENV_CONFIG {
+                let set = config.set(&name.to_lowercase(), &value);
+                set.map_err(|problem| ConfigError { origin: variable, problem })?;
+            }
+        }
+        for (name, value) in flags {
+            config.set(&name, &value).map_err(|problem| ConfigError { origin: flag(&name), problem })?;
+        }
+        config.check()?;
+        Ok(config)
+    }
+
+    fn read_file(&mut self, path: &Path) -> Result<(), ConfigError> {
+        let failed = |problem: String| ConfigError {
+            origin: format!("configuration file {}", path.display()),
+            problem,
+        };
+        let text = std::fs::read_to_string(path).map_err(|e| failed(e.to_string()))?;
+        let table: toml::Table = text.parse().map_err(|e: toml::de::Error| failed(e.to_string()))?;
+        for (name, value) in table {
+            let value = match value {
+                toml::Value::String(s) => s,
+                toml::Value::Integer(i) => i.to_string(),
+                toml::Value::Boolean(b) => b.to_string(),
+                other => {
+                    return Err(failed(format!("{name}: {} is not a value for a setting", other.type_str())));
+                }
+            };
+            self.set(&name, &value).map_err(|problem| failed(format!("{name}: {problem}")))?;
+        }
+        Ok(())
+    }
+
+    /// What no setting can tell of itself alone.
+    fn check(&self) -> Result<(), ConfigError> {
+        if let Err(e) = causeway_storage::Backend::named(&self.store) {
+            return Err(ConfigError { origin: "store".into(), problem: e.to_string() });
+        }
+        Ok(())
+    }
+
+    /// The whole configuration as a file, with a comment a key.
+    pub fn to_toml(&self) -> String {
+        let mut out = String::from("# Causeway's configuration: every setting, as it is in effect.\n");
+        for setting in SETTINGS {
+            let (name, about) = (setting.name, setting.about.trim());
+            write!(out, "\n# {about}\n{name} = {}\n", self.toml(name))
+                .expect("a String takes what is written");
+        }
+        out
+    }
+
+    /// The number of shards in effect.
+    pub fn shard_count(&self) -> usize {
+        match self.shards {
+            0 => (2 * cores()).max(4),
+            n => n,
+        }
+    }
+
+    /// The number of network threads in effect.
+    pub fn io_thread_count(&self) -> usize {
+        match self.io_threads {
+            0 => cores(),
+            n => n,
+        }
+    }
+}
+
+/// The flag of a setting.
+pub fn flag(name: &str) -> String {
+    format!("--{}", name.replace('_', "-"))
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// A kind of value that a setting has.
+trait Kind: Sized {
+    fn parse(value: &str, bounds: std::ops::RangeInclusive<u64>) -> Result<Self, String>;
+    fn toml(&self) -> String;
+}
+
+macro_rules! number {
+    ($($type:ty),+) => { $(
+        impl Kind for $type {
+            fn parse(value: &str, bounds: std::ops::RangeInclusive<u64>) -> Result<Self, String> {
+                let (min, max) = (*bounds.start(), (*bounds.end()).min(<$type>::MAX as u64).min(i64::MAX as u64));
+                let number = value.trim().replace('_', "").parse::<u64>().ok();
+                match number.filter(|n| (min..=max).contains(n)) {
+                    Some(n) => Ok(n as $type),
+                    None => Err(format!("{value:?} is not a number from {min} to {max}")),
+                }
+            }
+
+            fn toml(&self) -> String {
+                self.to_string()
+            }
+        }
+    )+ };
+}
+number!(u32, u64, usize);
+
+impl Kind for bool {
+    fn parse(value: &str, _: std::ops::RangeInclusive<u64>) -> Result<Self, String> {
+        value.trim().parse().map_err(|_| format!("{value:?} is neither true nor false"))
+    }
+
+    fn toml(&self) -> String {
+        self.to_string()
+    }
+}
+
+impl Kind for String {
+    fn parse(value: &str, _: std::ops::RangeInclusive<u64>) -> Result<Self, String> {
+        if value.is_empty() { Err("it must not be empty".into()) } else { Ok(value.into()) }
+    }
+
+    fn toml(&self) -> String {
+        toml::Value::String(self.clone()).to_string()
+    }
+}
+
+impl Kind for PathBuf {
+    fn parse(value: &str, bounds: std::ops::RangeInclusive<u64>) -> Result<Self, String> {
+        String::parse(value, bounds).map(PathBuf::from)
+    }
+
+    fn toml(&self) -> String {
+        toml::Value::String(self.to_string_lossy().into_owned()).to_string()
+    }
+}
+
+impl Kind for Durability {
+    fn parse(value: &str, _: std::ops::RangeInclusive<u64>) -> Result<Self, String> {
+        value.parse()
+    }
+
+    fn toml(&self) -> String {
+        format!("\"{self}\"")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(env: &[(&str, &str)], flags: &[(&str, &str)]) -> Result<Config, ConfigError> {
+        let own = |pairs: &[(&str, &str)]| {
+            pairs.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect::<Vec<_>>().into_iter()
+        };
+        Config::load(None, own(env), own(flags))
+    }
+
+    #[test]
+    fn a_flag_goes_before_the_environment() {
+        let env = [("CAUSEWAY_SHARDS", "3"), ("CAUSEWAY_STRICT_CHANNEL", "true"), ("HOME", "/root")];
+        let config = load(&env, &[("shards", "5")]).unwrap();
+        assert_eq!((config.shards, config.strict_channel), (5, true));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (env, flags, name) in [
+            (&[("CAUSEWAY_SHARDSS", "3")][..], &[][..], "CAUSEWAY_SHARDSS"),
+            (&[], &[("page_max_changes", "0")], "--page-max-changes"),
+            (&[], &[("durability", "most")], "--durability"),
+            (&[], &[("store", "oracle")], "store"),
+        ] {
+            assert!(load(env, flags).unwrap_err().to_string().contains(name));
+        }
+    }
+
+    #[test]
+    fn what_is_printed_can_be_read() {
+        let config = Config { data: "a \"quoted\" path".into(), shards: 7, ..Config::default() };
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(&file, config.to_toml()).unwrap();
+        assert_eq!(Config::load(Some(file.path()), [].into_iter(), [].into_iter()).unwrap(), config);
+    }
+}

@@ -1,0 +1,396 @@
+//! One connection: a reader that decodes and hands over, a writer that sends what the outbox holds. Both are one task,
+//! so that an idle connection costs one, and the end of either ends the other.
+
+use std::io::{self, IoSlice};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::Bytes;
+use fastwebsockets::OpCode;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::time::{Instant, MissedTickBehavior};
+
+use crate::channel::Pending;
+use crate::metrics::MessageType;
+use crate::outbox::{PageStart, TAKE_MAX_SLABS as WRITE_SLABS, Taken};
+use crate::page::PageLimits;
+use crate::protocol::decode::{self, DecodeRules};
+use crate::protocol::frame::{self, Broken, Event, FrameCollector, close};
+use crate::protocol::{Code, Incoming, Refusal};
+use crate::relay::{Member, Relay};
+use crate::shard::Job;
+
+/// What one read asks the system for, in bytes. The buffer belongs to the thread, not to the connection.
+const READ_BYTES: usize = 64 * 1024;
+
+/// Messages above this, in bytes, are decoded on a thread that may block: 256 KiB take about half a millisecond.
+const DECODE_INLINE_MAX_BYTES: usize = 256 * 1024;
+
+/// How a connection's reader ended: the close code, the reason, and whether a pull is still answered.
+#[derive(Clone, Copy, Debug)]
+struct End {
+    code: u16,
+    reason: &'static str,
+    after_pages: bool,
+}
+
+impl End {
+    fn with(code: u16, reason: &'static str) -> Self {
+        End { code, reason, after_pages: false }
+    }
+}
+
+/// Why a writer ended without a close frame.
+#[derive(Debug, thiserror::Error)]
+enum WriteError {
+    #[error("the client took no byte for slow_client_timeout")]
+    Slow,
+    #[error("the client answered no ping within pong_timeout")]
+    Silent,
+    #[error("the connection broke: {0}")]
+    Broken(#[from] io::Error),
+}
+
+/// Serves a connection to its end. `received` is what came together with the handshake.
+pub async fn serve<S>(relay: Arc<Relay>, io: S, received: Bytes, member: Member)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    relay.metrics.connected();
+    let (mut read, mut write) = tokio::io::split(io);
+    let heard = LastHeard::new();
+    let mut writer = pin!(write_loop(&relay, &member, &mut write, &heard));
+    let first = {
+        let reader = Reader::new(&relay, &member, &mut read, &heard);
+        tokio::select! {
+            end = reader.run(received) => Ok(end),
+            written = &mut writer => Err(written),
+        }
+    };
+    let written = match first {
+        Ok(Ok(end)) => {
+            member.leave(end.code, end.reason, end.after_pages);
+            writer.await
+        }
+        Ok(Err(e)) => Err(WriteError::Broken(e)),
+        Err(written) => written,
+    };
+    match written {
+        Ok(()) => linger(&mut read, Duration::from_millis(relay.config.close_timeout_ms)).await,
+        Err(e) => tracing::debug!(channel = %member.channel, connection = member.outbox.id(), "closed: {e}"),
+    }
+    relay.metrics.disconnected();
+}
+
+/// Reads the client's last words away, so that the system does not answer them with a reset that would overtake ours.
+async fn linger(read: &mut (impl AsyncRead + Unpin), timeout: Duration) {
+    let mut rest = [0; 1024];
+    let _ =
+        tokio::time::timeout(timeout, async { while matches!(read.read(&mut rest).await, Ok(1..)) {} }).await;
+}
+
+/// When the client was last heard of.
+struct LastHeard {
+    start: Instant,
+    after_ms: AtomicU64,
+}
+
+impl LastHeard {
+    fn new() -> Self {
+        LastHeard { start: Instant::now(), after_ms: AtomicU64::new(0) }
+    }
+
+    fn now(&self) {
+        self.after_ms.store(self.start.elapsed().as_millis() as u64, Relaxed);
+    }
+
+    fn elapsed(&self) -> Duration {
+        self.start.elapsed().saturating_sub(Duration::from_millis(self.after_ms.load(Relaxed)))
+    }
+}
+
+/// The reading half.
+struct Reader<'c, R> {
+    relay: &'c Relay,
+    member: &'c Member,
+    io: &'c mut R,
+    frames: FrameCollector,
+    heard: &'c LastHeard,
+    /// What has been read and not yet been handed over: all that came with one read is handed over together.
+    jobs: Vec<Job>,
+    bad_messages: u32,
+}
+
+impl<'c, R: AsyncRead + Unpin> Reader<'c, R> {
+    fn new(relay: &'c Relay, member: &'c Member, io: &'c mut R, heard: &'c LastHeard) -> Self {
+        let frames = FrameCollector::new(relay.config.max_message_bytes);
+        Reader { relay, member, io, frames, heard, jobs: Vec::new(), bad_messages: 0 }
+    }
+
+    /// Reads until the client closes, breaks a rule, or the server drains.
+    async fn run(mut self, received: Bytes) -> io::Result<End> {
+        self.frames.buffer().extend_from_slice(&received);
+        let mut draining = self.relay.draining();
+        let mut drained = pin!(async { drop(draining.wait_for(|draining| *draining).await) });
+        loop {
+            let end = self.take_all().await;
+            self.member.shard.send_all(&mut self.jobs);
+            if let Some(end) = end {
+                return Ok(end);
+            }
+            self.frames.rest();
+            self.member.outbox.wait_drained().await;
+            tokio::select! {
+                biased;
+                () = &mut drained => return Ok(End::with(close::GOING_AWAY, "the server is going away")),
+                read = fill(self.io, &mut self.frames) => if read? == 0 {
+                    // The client may still read: what it sent is acked, what it pulled is sent.
+                    return Ok(End { code: close::NORMAL, reason: "", after_pages: true });
+                },
+            }
+            self.heard.now();
+        }
+    }
+
+    /// Takes every whole message that has arrived.
+    async fn take_all(&mut self) -> Option<End> {
+        loop {
+            match self.frames.next() {
+                Ok(None) => return None,
+                Ok(Some(Event::Message { payload, .. })) => {
+                    if let Some(end) = self.message(payload).await {
+                        return Some(end);
+                    }
+                }
+                Ok(Some(Event::Ping(payload))) => {
+                    let mut pong = Vec::new();
+                    frame::write(OpCode::Pong, &payload, &mut pong);
+                    self.member.outbox.reply(pong.into());
+                }
+                Ok(Some(Event::Pong)) => {}
+                Ok(Some(Event::Close(code))) => return Some(End::with(code, "")),
+                Err(Broken { code, reason }) => {
+                    match code {
+                        close::TOO_LARGE => self.refuse(&Refusal::new(Code::TooLarge, reason)),
+                        close::NOT_UTF8 => self.refuse(&Refusal::new(Code::Malformed, reason)),
+                        _ => {}
+                    }
+                    return Some(End::with(code, reason));
+                }
+            }
+        }
+    }
+
+    async fn message(&mut self, payload: Vec<u8>) -> Option<End> {
+        self.relay.metrics.received_bytes(payload.len());
+        let incoming = match self.decode(payload).await {
+            Ok(incoming) => incoming,
+            Err(refusal) => return self.bad_message(&refusal),
+        };
+        match incoming {
+            Incoming::Update(update) => {
+                self.relay.metrics.received(MessageType::Update, update.len());
+                let bytes = update.memory_bytes();
+                let permit = match self.member.shard.try_reserve(bytes) {
+                    Some(permit) => permit,
+                    None => {
+                        // What is held back here could be what keeps the queue full.
+                        self.member.shard.send_all(&mut self.jobs);
+                        self.member.shard.reserve(bytes).await
+                    }
+                };
+                let pending = Pending { outbox: self.member.outbox.clone(), update };
+                self.jobs.push(Job::Update { channel: self.member.channel.clone(), pending, permit });
+            }
+            Incoming::Pull { version } => {
+                self.relay.metrics.received(MessageType::Pull, 0);
+                if let Err(e) = self.member.outbox.pull(version) {
+                    return self.bad_message(&Refusal::new(Code::RateLimited, e.to_string()));
+                }
+            }
+            Incoming::Auth => self.relay.metrics.received(MessageType::Auth, 0),
+        }
+        self.bad_messages = 0;
+        None
+    }
+
+    async fn decode(&self, mut payload: Vec<u8>) -> Result<Incoming, Refusal> {
+        let max_changes = self.relay.config.max_changes_per_update;
+        let channel = self.relay.config.strict_channel.then_some(&self.member.channel);
+        if payload.len() <= DECODE_INLINE_MAX_BYTES {
+            let rules = DecodeRules { max_changes, strict_channel: channel.map(|c| &**c) };
+            return decode::decode(&mut payload, rules);
+        }
+        let channel = channel.cloned();
+        let decoded = tokio::task::spawn_blocking(move || {
+            decode::decode(&mut payload, DecodeRules { max_changes, strict_channel: channel.as_deref() })
+        });
+        // The runtime is going away, and the client is told so in its own time.
+        decoded.await.unwrap_or_else(|_| Err(Refusal::new(Code::ShuttingDown, "the server is going away")))
+    }
+
+    fn bad_message(&mut self, refusal: &Refusal) -> Option<End> {
+        self.refuse(refusal);
+        self.bad_messages += 1;
+        (self.bad_messages >= self.relay.config.max_bad_messages)
+            .then(|| End::with(close::POLICY, "too many bad messages in a row"))
+    }
+
+    fn refuse(&self, refusal: &Refusal) {
+        self.relay.metrics.refused(refusal.code);
+        let mut frame = Vec::new();
+        self.member.encoder.error(refusal, &mut frame);
+        self.member.outbox.reply(frame.into());
+    }
+}
+
+/// Reads once, into the thread's buffer unless a large frame is on its way; gives the number of bytes, 0 at the end.
+async fn fill(io: &mut (impl AsyncRead + Unpin), frames: &mut FrameCollector) -> io::Result<usize> {
+    thread_local! {
+        static SCRATCH: std::cell::RefCell<Vec<u8>> = std::cell::RefCell::new(vec![0; READ_BYTES]);
+    }
+    let wanted = frames.wanted();
+    if wanted > READ_BYTES {
+        // At most twice what has arrived is reserved: a head that announces much and a client that sends little.
+        let buffer = frames.buffer();
+        buffer.reserve(wanted.min(buffer.len().max(READ_BYTES)));
+        return io.read_buf(buffer).await;
+    }
+    std::future::poll_fn(|cx| {
+        SCRATCH.with_borrow_mut(|scratch| {
+            let mut read = ReadBuf::new(scratch);
+            let ready = Pin::new(&mut *io).poll_read(cx, &mut read);
+            ready.map_ok(|()| {
+                frames.buffer().extend_from_slice(read.filled());
+                read.filled().len()
+            })
+        })
+    })
+    .await
+}
+
+/// Writes what the outbox holds until it says to close; then `Ok`.
+async fn write_loop(
+    relay: &Arc<Relay>,
+    member: &Member,
+    io: &mut (impl AsyncWrite + Unpin),
+    heard: &LastHeard,
+) -> Result<(), WriteError> {
+    let config = &relay.config;
+    let ping_interval = Duration::from_millis(config.ping_interval_ms);
+    let mut pings = tokio::time::interval_at(Instant::now() + ping_interval, ping_interval);
+    pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let slow = Duration::from_millis(config.slow_client_timeout_ms);
+    let mut taken = Taken::default();
+    loop {
+        member.outbox.take(&mut taken);
+        if let Some(start) = taken.read_page {
+            read_page(relay, member, start);
+        }
+        if !taken.slabs.is_empty() {
+            relay.metrics.sent_bytes(write_all(io, &taken.slabs, slow).await?);
+            member.outbox.sent(taken.version);
+        }
+        if let Some((code, reason)) = taken.close {
+            let mut bytes = Vec::new();
+            frame::write_close(code, reason, &mut bytes);
+            write_all(io, &[bytes.into()], slow).await?;
+            io.shutdown().await?;
+            return Ok(());
+        }
+        if !taken.slabs.is_empty() {
+            continue;
+        }
+        tokio::select! {
+            () = member.outbox.wait() => {}
+            _ = pings.tick() => {
+                if heard.elapsed() >= Duration::from_millis(config.pong_timeout_ms) {
+                    return Err(WriteError::Silent);
+                }
+                let mut ping = Vec::new();
+                frame::write(OpCode::Ping, b"", &mut ping);
+                member.outbox.reply(ping.into());
+            }
+        }
+    }
+}
+
+/// Has the page read on a thread that may block, and put into the outbox.
+fn read_page(relay: &Arc<Relay>, member: &Member, start: PageStart) {
+    let limits =
+        PageLimits { max_bytes: relay.config.page_max_bytes, max_changes: relay.config.page_max_changes };
+    let (relay, channel) = (relay.clone(), member.channel.clone());
+    let (outbox, encoder) = (member.outbox.clone(), member.encoder.clone());
+    tokio::task::spawn_blocking(move || match relay.readers.read(&channel, start, limits) {
+        Ok((page, end)) => {
+            relay.metrics.paged();
+            outbox.page(end, |version, more| page.finish(&encoder, version, more));
+        }
+        Err(e) => {
+            tracing::error!(%channel, error = %e, "cannot read a page");
+            let refusal =
+                Refusal::new(Code::Storage, "the server could not read the channel; come back later");
+            relay.metrics.refused(refusal.code);
+            let mut frame = Vec::new();
+            encoder.error(&refusal, &mut frame);
+            outbox.reply(frame.into());
+            outbox.close(close::TRY_AGAIN_LATER, "the server could not read the channel", false);
+        }
+    });
+}
+
+/// Writes the slabs with as few calls as the system allows; gives the number of bytes.
+async fn write_all(
+    io: &mut (impl AsyncWrite + Unpin),
+    slabs: &[Bytes],
+    slow: Duration,
+) -> Result<usize, WriteError> {
+    let mut written = 0;
+    let total = slabs.iter().map(Bytes::len).sum();
+    while written < total {
+        // The common case needs no timer.
+        let now = std::future::poll_fn(|cx| match poll_write(io, cx, slabs, written) {
+            Poll::Ready(result) => Poll::Ready(Some(result)),
+            Poll::Pending => Poll::Ready(None),
+        });
+        let result = match now.await {
+            Some(result) => result,
+            None => {
+                let later = std::future::poll_fn(|cx| poll_write(io, cx, slabs, written));
+                tokio::time::timeout(slow, later).await.map_err(|_| WriteError::Slow)?
+            }
+        };
+        match result? {
+            0 => return Err(io::Error::from(io::ErrorKind::WriteZero).into()),
+            n => written += n,
+        }
+    }
+    Ok(total)
+}
+
+/// One vectored write of what is left of the slabs after `written` bytes.
+fn poll_write(
+    io: &mut (impl AsyncWrite + Unpin),
+    cx: &mut std::task::Context<'_>,
+    slabs: &[Bytes],
+    mut written: usize,
+) -> Poll<io::Result<usize>> {
+    let mut slices = [IoSlice::new(&[]); WRITE_SLABS];
+    let mut count = 0;
+    for slab in slabs {
+        if written >= slab.len() {
+            written -= slab.len();
+            continue;
+        }
+        slices[count] = IoSlice::new(&slab[written..]);
+        written = 0;
+        count += 1;
+        if count == WRITE_SLABS {
+            break;
+        }
+    }
+    Pin::new(io).poll_write_vectored(cx, &slices[..count])
+}

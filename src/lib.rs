@@ -1,0 +1,29 @@
+//! Causeway, a relay for local-first apps. The map of the house, in the order in which a change passes through it:
+//!
+//! | module | what it does |
+//! | --- | --- |
+//! | [`server`] | listens, drains, and ties everything below together |
+//! | [`routes`] | HTTP on the same port: the upgrade, health, metrics |
+//! | [`relay`] | what all connections share |
+//! | [`connection`] | one socket: reads, decodes, hands over; writes what its outbox holds |
+//! | [`protocol`] | frames and messages, decoded and encoded; knows nothing of the rest |
+//! | [`queue`], [`shard`] | the threads that own the channels and commit for them |
+//! | [`channel`] | one channel: merge, commit, ack, pass on |
+//! | [`outbox`] | a connection's bounded out-queue and its cursor |
+//! | [`page`] | what a client missed, a bounded piece at a time |
+//! | [`config`], [`metrics`] | every setting; every count |
+//!
+//! Imports point down this list. Storage is a crate of its own, `causeway-storage`.
+
+pub mod channel;
+pub mod config;
+pub mod connection;
+pub mod metrics;
+pub mod outbox;
+pub mod page;
+pub mod protocol;
+pub mod queue;
+pub mod relay;
+pub mod routes;
+pub mod server;
+pub mod shard;

@@ -1,0 +1,172 @@
+//! The `causeway` command: arguments, allocator, wiring.
+
+use std::fmt::Display;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use causeway::config::{Config, ENV_CONFIG, SETTINGS, flag};
+use causeway::server::Server;
+use causeway_storage::{Backend, StoreOptions};
+use clap::{Arg, ArgAction, ArgMatches, Command};
+use tokio::signal::unix::{SignalKind, signal};
+
+// Slabs are made on one thread and freed on another: glibc's allocator takes a lock for that, mimalloc does not.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let arguments = command().get_matches();
+    let arguments = arguments.subcommand_matches("serve").unwrap_or(&arguments);
+    match load(arguments).map_err(|e| e.to_string()).and_then(|config| {
+        if arguments.get_flag("print-config") {
+            print!("{}", config.to_toml());
+            return Ok(());
+        }
+        serve(config)
+    }) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("causeway: {e}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn command() -> Command {
+    let options = |command: Command| {
+        command
+            .arg(
+                Arg::new("config")
+                    .long("config")
+                    .value_name("FILE")
+                    .env(ENV_CONFIG)
+                    .help("A configuration file in TOML"),
+            )
+            .arg(
+                Arg::new("print-config")
+                    .long("print-config")
+                    .action(ArgAction::SetTrue)
+                    .help("Print the effective configuration, with a comment per key, and exit"),
+            )
+            .args(SETTINGS.iter().map(|setting| {
+                Arg::new(setting.name)
+                    .long(setting.name.replace('_', "-"))
+                    .value_name("VALUE")
+                    .help(setting.about.trim())
+            }))
+    };
+    options(Command::new("causeway"))
+        .version(env!("CARGO_PKG_VERSION"))
+        .about("A relay for local-first apps: merges CRDT changes, keeps them safe, forwards them at once")
+        .after_help("Every setting is also read from the environment, as CAUSEWAY_… in upper case, and from --config.")
+        .args_conflicts_with_subcommands(true)
+        .subcommand(options(Command::new("serve").about("Run the relay; the same as no command at all")))
+}
+
+fn load(arguments: &ArgMatches) -> Result<Config, causeway::config::ConfigError> {
+    let file = arguments.get_one::<String>("config").map(std::path::Path::new);
+    let flags = SETTINGS.iter().filter_map(|setting| {
+        Some((setting.name.to_owned(), arguments.get_one::<String>(setting.name)?.clone()))
+    });
+    Config::load(file, std::env::vars(), flags)
+}
+
+fn serve(config: Config) -> Result<(), String> {
+    let filter =
+        tracing_subscriber::EnvFilter::try_new(&config.log).map_err(|e| format!("{}: {e}", flag("log")))?;
+    let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(terminal).with_writer(std::io::stderr).init();
+    raise_file_limit();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(config.io_thread_count())
+        .max_blocking_threads(config.page_readers + DECODE_THREADS)
+        .enable_all()
+        .build()
+        .map_err(|e| format!("cannot start: {e}"))?;
+    let result = runtime.block_on(run(config));
+    // What has not ended within the drain is given up.
+    runtime.shutdown_background();
+    result
+}
+
+/// Blocking threads beside those that read pages: large messages are decoded there.
+const DECODE_THREADS: usize = 2;
+
+async fn run(config: Config) -> Result<(), String> {
+    let (server, listener, address) =
+        Server::bind(&config).map_err(|e| format!("cannot listen on {}: {e}", config.listen))?;
+    let stop = stop_signal().map_err(|e| format!("cannot wait for signals: {e}"))?;
+    let running = tokio::spawn(server.clone().run(listener, stop));
+
+    let backend = Backend::named(&config.store).map_err(|e| e.to_string())?;
+    let options = StoreOptions {
+        dir: config.data.clone(),
+        durability: config.durability,
+        cache_bytes: config.cache_bytes,
+    };
+    let store = blocking(move || (backend.open)(&options)).await?;
+    server.open(store.clone()).map_err(|e| format!("cannot start a thread: {e}"))?;
+    println!("{}", banner(&config, address));
+
+    let in_time = running.await.map_err(|e| format!("the server has failed: {e}"))?;
+    if !in_time {
+        tracing::warn!("some connections did not end within drain_timeout");
+    }
+    let drain_timeout = Duration::from_millis(config.drain_timeout_ms);
+    let closed = blocking(move || {
+        if let Some(relay) = server.relay() {
+            relay.shards.stop();
+        }
+        store.close()
+    });
+    match tokio::time::timeout(drain_timeout, closed).await {
+        Ok(closed) => closed?,
+        Err(_) => tracing::warn!("the store did not close in time; nothing acked is lost"),
+    }
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Runs what may block on the disk.
+async fn blocking<T: Send + 'static, E: Display + Send + 'static>(
+    work: impl FnOnce() -> Result<T, E> + Send + 'static,
+) -> Result<T, String> {
+    let done = tokio::task::spawn_blocking(work).await.map_err(|e| format!("a thread has failed: {e}"))?;
+    done.map_err(|e| e.to_string())
+}
+
+fn banner(config: &Config, address: std::net::SocketAddr) -> String {
+    let data = std::path::absolute(&config.data).unwrap_or_else(|_| config.data.clone());
+    format!(
+        "Causeway {version}\n  \
+         listening   ws://{address}/?channel=NAME\n  \
+         store       {store}, durability {durability}\n  \
+         data        {data}\n  \
+         try it      npx wscat -c 'ws://{address}/?channel=test-channel'",
+        version = env!("CARGO_PKG_VERSION"),
+        store = config.store,
+        durability = config.durability,
+        data = data.display(),
+    )
+}
+
+/// Becomes ready at the first SIGINT or SIGTERM; the second ends the process at once.
+fn stop_signal() -> std::io::Result<impl Future<Output = ()> + Send + 'static> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    Ok(async move {
+        tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
+        tracing::info!("stopping; a second signal stops at once");
+        tokio::spawn(async move {
+            tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
+            std::process::exit(130);
+        });
+    })
+}
+
+/// A connection is a file, and so is an open channel: as many as the system lets us have.
+fn raise_file_limit() {
+    if let Err(e) = rlimit::increase_nofile_limit(u64::MAX) {
+        tracing::warn!("cannot raise the limit of open files: {e}");
+    }
+}

@@ -1,0 +1,98 @@
+//! Pages: what a client missed, read from the store a bounded piece at a time. One code path for the first sync, the
+//! pull and the reader that fell behind.
+
+use std::collections::VecDeque;
+use std::ops::ControlFlow;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use causeway_storage::{ChangeStore, ChannelReader, Position, StoreError};
+
+use crate::outbox::{PageEnd, PageStart};
+use crate::protocol::encode::PageEncoder;
+
+/// The bounds of a page. A single change is always a page, whatever its size.
+#[derive(Clone, Copy, Debug)]
+pub struct PageLimits {
+    /// Bytes of its message.
+    pub max_bytes: usize,
+    /// Changes in it.
+    pub max_changes: usize,
+}
+
+/// Reads the page that starts at `start`; from the beginning if that is above the channel's version, which then was
+/// restored or wiped. May block on the disk.
+pub fn read_page(
+    reader: &mut dyn ChannelReader,
+    start: PageStart,
+    limits: PageLimits,
+) -> Result<(PageEncoder, PageEnd), StoreError> {
+    let mut page = PageEncoder::default();
+    let mut end = PageEnd { next: start.from, complete: start.complete, tail: None };
+    let mut full = false;
+    let version = reader.read(start.from, &mut |cell| {
+        // Whatever comes now, everything below its version has come before.
+        end.complete = end.complete.max(cell.at.version - 1);
+        full = page.changes() == limits.max_changes || !page.push(cell, limits.max_bytes);
+        if full {
+            return ControlFlow::Break(());
+        }
+        end.next = cell.at;
+        ControlFlow::Continue(())
+    })?;
+    if start.complete > version {
+        let beginning = PageStart { from: Position::default(), complete: 0 };
+        return read_page(reader, beginning, limits);
+    }
+    end.tail = (!full).then_some(version);
+    Ok((page, end))
+}
+
+/// Idle handles that are kept, for each thread that reads pages.
+const IDLE_HANDLES_PER_READER: usize = 8;
+
+/// The handles that pages are read with. A handle that has been used is kept a while: most pulls have a next page.
+pub struct Readers {
+    store: Arc<dyn ChangeStore>,
+    /// The longest unused first.
+    idle: Mutex<VecDeque<(Arc<str>, Box<dyn ChannelReader>)>>,
+    max_idle: usize,
+}
+
+impl Readers {
+    /// Handles for that many threads.
+    pub fn new(store: Arc<dyn ChangeStore>, threads: usize) -> Self {
+        Readers { store, idle: Mutex::default(), max_idle: threads * IDLE_HANDLES_PER_READER }
+    }
+
+    /// Reads a page of the channel. May block on the disk.
+    pub fn read(
+        &self,
+        channel: &Arc<str>,
+        start: PageStart,
+        limits: PageLimits,
+    ) -> Result<(PageEncoder, PageEnd), StoreError> {
+        let mut reader = match self.take_idle(channel) {
+            Some(reader) => reader,
+            None => self.store.reader(channel)?,
+        };
+        let page = read_page(reader.as_mut(), start, limits)?;
+        let mut idle = self.idle();
+        idle.push_back((channel.clone(), reader));
+        let surplus = if idle.len() > self.max_idle { idle.pop_front() } else { None };
+        drop(idle);
+        // Closing a handle may take a while: not under the lock.
+        drop(surplus);
+        Ok(page)
+    }
+
+    fn take_idle(&self, channel: &str) -> Option<Box<dyn ChannelReader>> {
+        let mut idle = self.idle();
+        let at = idle.iter().position(|(name, _)| name.as_ref() == channel)?;
+        idle.remove(at).map(|(_, reader)| reader)
+    }
+
+    fn idle(&self) -> MutexGuard<'_, VecDeque<(Arc<str>, Box<dyn ChannelReader>)>> {
+        // Nothing panics while the lock is held.
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,97 @@
+//! The messages of the wire contract: what clients send ([`decode`]) and what they are sent ([`encode`]).
+//!
+//! Knows JSON and WebSocket frames; knows nothing of connections, channels or stores.
+
+pub mod decode;
+pub mod encode;
+pub mod frame;
+mod json;
+mod update;
+
+pub use update::IncomingUpdate;
+
+/// A message from a client, checked against every bound of the contract.
+#[derive(Debug)]
+pub enum Incoming {
+    /// Changes to merge.
+    Update(Box<IncomingUpdate>),
+    /// A request for everything above a version.
+    Pull {
+        /// The client's cursor.
+        version: u64,
+    },
+    /// A fresh token.
+    Auth,
+}
+
+/// The codes of an `error` message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Code {
+    /// Not a message at all: not JSON, not an object, a field missing or of the wrong type.
+    Malformed,
+    /// A `type` that clients do not send.
+    UnknownType,
+    /// A change outside the contract's bounds.
+    InvalidChange,
+    /// A frame over `max_message_bytes`.
+    TooLarge,
+    /// An update with more than `max_changes_per_update` changes.
+    TooManyChanges,
+    /// Too much asked for at once.
+    RateLimited,
+    /// A `channel` that is not the connection's, where `strict_channel` is set.
+    WrongChannel,
+    /// The store failed; nothing of the update is kept, or it is not known to be.
+    Storage,
+    /// The server is going away; nothing of the update is kept.
+    ShuttingDown,
+}
+
+impl Code {
+    /// Every code, for the metrics.
+    pub const ALL: [Code; 9] = [
+        Code::Malformed,
+        Code::UnknownType,
+        Code::InvalidChange,
+        Code::TooLarge,
+        Code::TooManyChanges,
+        Code::RateLimited,
+        Code::WrongChannel,
+        Code::Storage,
+        Code::ShuttingDown,
+    ];
+
+    /// The code as it stands in a message.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Code::Malformed => "malformed",
+            Code::UnknownType => "unknown_type",
+            Code::InvalidChange => "invalid_change",
+            Code::TooLarge => "too_large",
+            Code::TooManyChanges => "too_many_changes",
+            Code::RateLimited => "rate_limited",
+            Code::WrongChannel => "wrong_channel",
+            Code::Storage => "storage",
+            Code::ShuttingDown => "shutting_down",
+        }
+    }
+}
+
+/// Why a message was refused: what its sender is told.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}: {message}", code.as_str())]
+pub struct Refusal {
+    /// The kind of error.
+    pub code: Code,
+    /// What is wrong and where, for people.
+    pub message: String,
+    /// The `version` of the update that was refused, if it carried one.
+    pub received: Option<u64>,
+}
+
+impl Refusal {
+    /// A refusal that answers no update in particular.
+    pub fn new(code: Code, message: impl Into<String>) -> Self {
+        Refusal { code, message: message.into(), received: None }
+    }
+}

@@ -1,0 +1,118 @@
+//! What every connection of a server shares.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+
+use causeway_storage::{ChangeStore, StoreError};
+use tokio::sync::{oneshot, watch};
+
+use crate::config::Config;
+use crate::metrics::Metrics;
+use crate::outbox::{Outbox, OutboxLimits};
+use crate::page::Readers;
+use crate::protocol::encode::Encoder;
+use crate::shard::{Job, Shard, Shards};
+
+/// The relay behind the sockets: the store, the shards that write it, the readers of its pages.
+pub struct Relay {
+    /// The effective configuration.
+    pub config: Config,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// The threads that commit.
+    pub shards: Shards,
+    /// The handles that pages are read with.
+    pub readers: Readers,
+    draining: watch::Sender<bool>,
+    last_connection: AtomicU64,
+}
+
+/// A connection's membership of its channel. It leaves when it is told to, or when this is dropped.
+pub struct Member {
+    /// The channel's name.
+    pub channel: Arc<str>,
+    /// The channel's shard.
+    pub shard: Shard,
+    /// The connection's out-queue.
+    pub outbox: Arc<Outbox>,
+    /// Encodes messages of the channel.
+    pub encoder: Arc<Encoder>,
+    left: AtomicBool,
+}
+
+impl Relay {
+    /// Starts the shards over the store.
+    pub fn start(
+        config: Config,
+        store: Arc<dyn ChangeStore>,
+        metrics: Arc<Metrics>,
+    ) -> std::io::Result<Self> {
+        Ok(Relay {
+            shards: Shards::start(&config, &store, &metrics)?,
+            readers: Readers::new(store, config.page_readers),
+            metrics,
+            config,
+            draining: watch::Sender::new(false),
+            last_connection: AtomicU64::new(0),
+        })
+    }
+
+    /// Begins to drain: connections take nothing new and end when what they have sent is answered.
+    pub fn drain(&self) {
+        self.draining.send_replace(true);
+    }
+
+    /// Whether the server drains.
+    pub fn is_draining(&self) -> bool {
+        *self.draining.borrow()
+    }
+
+    /// Becomes true when the server begins to drain.
+    pub fn draining(&self) -> watch::Receiver<bool> {
+        self.draining.subscribe()
+    }
+
+    /// Makes a connection a follower of the channel, which is opened, or made, if need be. From here on the outbox
+    /// fills, its greeting first.
+    pub async fn join(&self, channel: &str) -> Result<Member, StoreError> {
+        let limits = OutboxLimits {
+            max_bytes: self.config.outbox_max_bytes,
+            max_reply_bytes: self.config.max_reply_bytes,
+        };
+        let outbox = Arc::new(Outbox::new(self.last_connection.fetch_add(1, Relaxed), limits));
+        let channel: Arc<str> = channel.into();
+        let shard = self.shards.of(&channel).clone();
+        let (joined, answer) = oneshot::channel();
+        shard.send(Job::Join { channel: channel.clone(), outbox: outbox.clone(), joined });
+        let stopped = |_| StoreError::Engine {
+            channel: channel.as_ref().into(),
+            engine: "the server",
+            doing: "opening it",
+            detail: "the server is stopping".into(),
+        };
+        let encoder = answer.await.map_err(stopped)??;
+        Ok(Member { channel, shard, outbox, encoder, left: AtomicBool::new(false) })
+    }
+}
+
+impl Member {
+    /// Leaves the channel; the outbox closes with that code behind the answers to all that was sent. With
+    /// `after_pages` it also finishes a pull.
+    pub fn leave(&self, code: u16, reason: &'static str, after_pages: bool) {
+        if self.left.swap(true, Relaxed) {
+            return;
+        }
+        self.shard.send(Job::Leave {
+            channel: self.channel.clone(),
+            outbox: self.outbox.clone(),
+            close: (code, reason),
+            after_pages,
+        });
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        self.leave(crate::protocol::frame::close::GOING_AWAY, "", false);
+    }
+}

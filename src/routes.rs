@@ -1,0 +1,173 @@
+//! HTTP on the relay's port: the upgrade to a WebSocket, health, metrics, and a page that says what this is.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use causeway_storage::{StoreError, names};
+use http_body_util::Full;
+use hyper::body::Incoming as Body;
+use hyper::header::{CONTENT_TYPE, SEC_WEBSOCKET_VERSION};
+use hyper::upgrade::Upgraded;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use percent_encoding::percent_decode_str;
+use tokio::net::TcpStream;
+
+use crate::connection;
+use crate::relay::Relay;
+use crate::server::Server;
+
+type Answer = Response<Full<Bytes>>;
+
+/// Answers one request; `hold` lives as long as the connection that it makes.
+pub async fn answer(
+    server: Arc<Server>,
+    request: Request<Body>,
+    hold: Arc<tokio::sync::OwnedSemaphorePermit>,
+) -> Result<Answer, Infallible> {
+    let upgrade = fastwebsockets::upgrade::is_upgrade_request(&request);
+    Ok(match request.uri().path() {
+        "/" | "/sync" | "/ws" if upgrade => match server.relay() {
+            Some(relay) if !relay.is_draining() => connect(relay, request, hold).await,
+            Some(_) => problem(StatusCode::SERVICE_UNAVAILABLE, "shutting_down", "the server is going away"),
+            None => problem(StatusCode::SERVICE_UNAVAILABLE, "storage", "the server is starting"),
+        },
+        _ if !matches!(*request.method(), Method::GET | Method::HEAD) => {
+            problem(StatusCode::METHOD_NOT_ALLOWED, "malformed", "only GET is served here")
+        }
+        "/healthz" => text(StatusCode::OK, "ok\n"),
+        "/readyz" => match server.relay() {
+            Some(relay) if !relay.is_draining() => text(StatusCode::OK, "ready\n"),
+            Some(_) => text(StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
+            None => text(StatusCode::SERVICE_UNAVAILABLE, "starting\n"),
+        },
+        "/metrics" => metrics(&server).await,
+        "/" | "/sync" | "/ws" => text(StatusCode::OK, WELCOME),
+        _ => problem(
+            StatusCode::NOT_FOUND,
+            "not_found",
+            "there is nothing here; connect a WebSocket to /?channel=NAME",
+        ),
+    })
+}
+
+const WELCOME: &str = "This is Causeway, a relay for local-first apps.\n\n\
+    Connect a WebSocket to /?channel=NAME on this address and send\n\
+    {\"type\":\"pull\",\"siteId\":\"me\",\"version\":0,\"channel\":\"NAME\"}\n\n\
+    /healthz  alive\n/readyz   ready for clients\n/metrics  Prometheus metrics\n";
+
+/// Makes the connection a member of its channel, and a WebSocket.
+async fn connect(
+    relay: Arc<Relay>,
+    mut request: Request<Body>,
+    hold: Arc<tokio::sync::OwnedSemaphorePermit>,
+) -> Answer {
+    let bad = |message: &str| problem(StatusCode::BAD_REQUEST, "malformed", message);
+    if *request.method() != Method::GET {
+        return bad("a WebSocket starts with GET");
+    }
+    let channel = match channel_of(request.uri().query()) {
+        Ok(channel) => channel,
+        Err(message) => return bad(&message),
+    };
+    let (response, upgraded) = match fastwebsockets::upgrade::upgrade(&mut request) {
+        Ok(upgrade) => upgrade,
+        Err(fastwebsockets::WebSocketError::InvalidSecWebsocketVersion) => {
+            let mut answer =
+                problem(StatusCode::UPGRADE_REQUIRED, "malformed", "Sec-WebSocket-Version must be 13");
+            answer.headers_mut().insert(SEC_WEBSOCKET_VERSION, hyper::header::HeaderValue::from_static("13"));
+            return answer;
+        }
+        Err(e) => return bad(&e.to_string()),
+    };
+    let member = match relay.join(&channel).await {
+        Ok(member) => member,
+        Err(StoreError::BadName { .. }) => return bad("channel: not a channel name"),
+        Err(_) => {
+            return problem(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "storage",
+                "the channel cannot be opened; come back later",
+            );
+        }
+    };
+    tokio::spawn(async move {
+        let _hold = hold;
+        match upgraded.await {
+            Ok(socket) => match socket.into_inner().into_inner().downcast::<TokioIo<TcpStream>>() {
+                Ok(parts) => connection::serve(relay, parts.io.into_inner(), parts.read_buf, member).await,
+                Err(other) => {
+                    let _: Upgraded = other;
+                    tracing::error!("a connection is not what the server accepted");
+                }
+            },
+            Err(e) => tracing::debug!(channel = %member.channel, "the handshake broke: {e}"),
+        }
+    });
+    response.map(|_| Full::default())
+}
+
+/// The channel of a query string: `default` if it names none, as in the guide.
+fn channel_of(query: Option<&str>) -> Result<String, String> {
+    let pairs = query.unwrap_or_default().split('&');
+    let value = pairs.filter_map(|pair| pair.split_once('=')).find(|(key, _)| *key == "channel");
+    let encoded = match value {
+        None | Some((_, "")) => return Ok("default".into()),
+        Some((_, encoded)) => encoded.replace('+', " "),
+    };
+    let channel = percent_decode_str(&encoded).decode_utf8().map_err(|_| "channel: not UTF-8".to_owned())?;
+    names::check(&channel)
+        .map_err(|_| "channel: a name is 1 to 255 bytes of UTF-8 without control characters".to_owned())?;
+    Ok(channel.into_owned())
+}
+
+async fn metrics(server: &Server) -> Answer {
+    let (stats, max) = match server.relay() {
+        Some(relay) => {
+            let max = relay.config.metrics_channels;
+            (relay.shards.stats(max).await, max)
+        }
+        None => (Vec::new(), 0),
+    };
+    match server.metrics().encode(stats, max) {
+        Ok(body) => {
+            let mut answer = text(StatusCode::OK, body);
+            let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+            answer.headers_mut().insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static(kind));
+            answer
+        }
+        Err(e) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("cannot write the metrics: {e}\n")),
+    }
+}
+
+fn text(status: StatusCode, body: impl Into<Bytes>) -> Answer {
+    with_type(status, "text/plain; charset=utf-8", body.into())
+}
+
+fn problem(status: StatusCode, code: &str, message: &str) -> Answer {
+    let body = serde_json::json!({ "code": code, "message": message }).to_string();
+    with_type(status, "application/json", body.into())
+}
+
+fn with_type(status: StatusCode, kind: &'static str, body: Bytes) -> Answer {
+    let mut answer = Response::new(Full::new(body));
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static(kind));
+    answer
+}
+
+#[cfg(test)]
+mod tests {
+    use super::channel_of;
+
+    #[test]
+    fn a_query_names_a_channel_or_the_default() {
+        assert_eq!(channel_of(None).unwrap(), "default");
+        assert_eq!(channel_of(Some("x=1&channel=")).unwrap(), "default");
+        assert_eq!(channel_of(Some("channel=a%2Fb+c&channel=d")).unwrap(), "a/b c");
+        assert!(channel_of(Some("channel=%ff")).is_err());
+        assert!(channel_of(Some("channel=%00")).is_err());
+        assert!(channel_of(Some(&format!("channel={}", "x".repeat(256)))).is_err());
+    }
+}

@@ -1,0 +1,148 @@
+//! The server: one port, accepted connections, an orderly end.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use causeway_storage::ChangeStore;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+
+use crate::config::Config;
+use crate::metrics::Metrics;
+use crate::relay::Relay;
+use crate::routes;
+
+/// Connections that the system keeps for us until they are accepted.
+const BACKLOG: u32 = 4096;
+
+/// What hyper may buffer of a request's head, in bytes. It is given back at the upgrade.
+const MAX_HEAD_BYTES: usize = 16 * 1024;
+
+/// How long to wait after the system has refused a connection for want of something.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// A server that listens. It answers `/healthz` at once, and clients once it has a store.
+pub struct Server {
+    config: Config,
+    metrics: Arc<Metrics>,
+    relay: OnceLock<Arc<Relay>>,
+    connections: Arc<Semaphore>,
+    stopping: watch::Sender<bool>,
+}
+
+impl Server {
+    /// Binds the address; gives the server, its socket, and the address with the port that it has.
+    pub fn bind(config: &Config) -> io::Result<(Arc<Self>, TcpListener, SocketAddr)> {
+        let address = resolve(&config.listen)?;
+        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        let listener = socket.listen(BACKLOG)?;
+        let address = listener.local_addr()?;
+        let server = Server {
+            config: config.clone(),
+            metrics: Arc::default(),
+            relay: OnceLock::new(),
+            connections: Arc::new(Semaphore::new(config.max_connections.min(Semaphore::MAX_PERMITS))),
+            stopping: watch::Sender::new(false),
+        };
+        Ok((Arc::new(server), listener, address))
+    }
+
+    /// Begins to serve clients over the store.
+    pub fn open(&self, store: Arc<dyn ChangeStore>) -> io::Result<()> {
+        let relay = Relay::start(self.config.clone(), store, self.metrics.clone())?;
+        // Nobody else sets it.
+        let _ = self.relay.set(Arc::new(relay));
+        Ok(())
+    }
+
+    /// The relay, once there is a store.
+    pub fn relay(&self) -> Option<Arc<Relay>> {
+        self.relay.get().cloned()
+    }
+
+    /// What is counted.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// Accepts connections until `stop` is ready, then drains: no new connections, what was accepted is committed and
+    /// acked, every connection closed with 1001, all within `drain_timeout`. Gives `false` if that was too short.
+    pub async fn run(self: Arc<Self>, listener: TcpListener, stop: impl Future<Output = ()>) -> bool {
+        let mut stop = pin!(stop);
+        loop {
+            tokio::select! {
+                () = &mut stop => break,
+                accepted = listener.accept() => match accepted {
+                    Ok((stream, _)) => self.clone().accepted(stream),
+                    Err(e) => {
+                        // Out of file descriptors, mostly. The listener itself is fine.
+                        tracing::warn!("cannot accept a connection: {e}");
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                    }
+                },
+            }
+        }
+        drop(listener);
+        self.stopping.send_replace(true);
+        if let Some(relay) = self.relay() {
+            relay.drain();
+        }
+        let drain_timeout = Duration::from_millis(self.config.drain_timeout_ms);
+        let all = u32::try_from(self.config.max_connections).unwrap_or(u32::MAX);
+        tokio::time::timeout(drain_timeout, self.connections.acquire_many(all)).await.is_ok()
+    }
+
+    fn accepted(self: Arc<Self>, stream: TcpStream) {
+        let Ok(permit) = self.connections.clone().try_acquire_owned() else {
+            tracing::warn!("refused a connection: max_connections are open");
+            let _ = stream.try_write(
+                b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
+            );
+            return;
+        };
+        tokio::spawn(self.serve(stream, Arc::new(permit)));
+    }
+
+    /// Serves HTTP on a connection, until it becomes a WebSocket or ends.
+    async fn serve(self: Arc<Self>, stream: TcpStream, permit: Arc<OwnedSemaphorePermit>) {
+        // Frames are put together here, not in the system.
+        let _ = stream.set_nodelay(true);
+        let server = self.clone();
+        let service = service_fn(move |request| routes::answer(server.clone(), request, permit.clone()));
+        let mut http = pin!(
+            http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(Duration::from_millis(self.config.handshake_timeout_ms))
+                .half_close(true)
+                .max_buf_size(MAX_HEAD_BYTES)
+                .serve_connection(TokioIo::new(stream), service)
+                .with_upgrades()
+        );
+        let mut stopping = self.stopping.subscribe();
+        let stopping = async { drop(stopping.wait_for(|stopping| *stopping).await) };
+        let served = tokio::select! {
+            served = &mut http => served,
+            () = stopping => {
+                http.as_mut().graceful_shutdown();
+                http.await
+            }
+        };
+        if let Err(e) = served {
+            tracing::debug!("a connection ended before its handshake: {e}");
+        }
+    }
+}
+
+fn resolve(listen: &str) -> io::Result<SocketAddr> {
+    let mut addresses = std::net::ToSocketAddrs::to_socket_addrs(listen)?;
+    addresses.next().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the address has no host"))
+}

@@ -1,0 +1,360 @@
+//! Shards: threads that own a share of the channels each.
+//!
+//! A shard takes all that waits in its queue, merges it channel by channel with one durable commit a channel, and only
+//! then acks and passes on, in commit order. While a commit is on its way to the disk the next one fills. A channel
+//! has one shard, so the merge needs no lock, and a channel's versions are dense.
+
+use std::collections::HashMap;
+use std::hash::BuildHasher;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use causeway_storage::{ChangeStore, Clamp, StoreError};
+use foldhash::fast::FixedState;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+
+use crate::channel::{Channel, Pending};
+use crate::config::Config;
+use crate::metrics::{ChannelStats, Metrics};
+use crate::outbox::{ConnectionId, Outbox};
+use crate::protocol::encode::Encoder;
+use crate::queue::Queue;
+
+/// How often a shard looks for channels to close, at least.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+
+/// All shards.
+pub struct Shards {
+    shards: Vec<Shard>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// A shard, for those who bring it work.
+#[derive(Clone)]
+pub struct Shard {
+    queue: Arc<Queue<Job>>,
+    /// `max_queue_bytes`, as permits.
+    budget: Arc<Semaphore>,
+    budget_bytes: u32,
+}
+
+/// What a shard is asked to do.
+pub enum Job {
+    /// Adds a follower.
+    Join {
+        /// The channel.
+        channel: Arc<str>,
+        /// The follower.
+        outbox: Arc<Outbox>,
+        /// Where the answer goes.
+        joined: oneshot::Sender<Result<Arc<Encoder>, StoreError>>,
+    },
+    /// Merges an update.
+    Update {
+        /// The channel.
+        channel: Arc<str>,
+        /// Who sent it, and what.
+        pending: Pending,
+        /// The update's share of `max_queue_bytes`, held until it is answered.
+        permit: OwnedSemaphorePermit,
+    },
+    /// Takes a follower away, and closes its outbox behind the answers to all that it has sent.
+    Leave {
+        /// The channel.
+        channel: Arc<str>,
+        /// The follower.
+        outbox: Arc<Outbox>,
+        /// The close code and reason.
+        close: (u16, &'static str),
+        /// Whether a pull is answered to its end first.
+        after_pages: bool,
+    },
+    /// Gives the facts of the channels with the most followers.
+    Stats {
+        /// How many.
+        max: usize,
+        /// Where the answer goes.
+        stats: oneshot::Sender<ShardStats>,
+    },
+    /// Closes all channels and ends the thread.
+    Stop,
+}
+
+/// What a shard says of itself.
+#[derive(Debug, Default)]
+pub struct ShardStats {
+    /// Channels with a follower.
+    pub channels: usize,
+    /// Channels whose store is open.
+    pub open_stores: usize,
+    /// Bytes in all outboxes.
+    pub outbox_bytes: usize,
+    /// Connections whose updates are left to pages.
+    pub lagging: usize,
+    /// The channels with the most followers.
+    pub busiest: Vec<ChannelStats>,
+}
+
+impl Shards {
+    /// Starts the threads.
+    pub fn start(
+        config: &Config,
+        store: &Arc<dyn ChangeStore>,
+        metrics: &Arc<Metrics>,
+    ) -> std::io::Result<Self> {
+        let count = config.shard_count();
+        let mut shards = Shards { shards: Vec::new(), threads: Mutex::default() };
+        for n in 0..count {
+            // A semaphore counts in u32; nobody has more than 4 GiB to queue.
+            let budget_bytes = u32::try_from(config.max_queue_bytes / count).unwrap_or(u32::MAX);
+            let shard = Shard {
+                queue: Arc::default(),
+                budget: Arc::new(Semaphore::new(budget_bytes as usize)),
+                budget_bytes,
+            };
+            let worker = Worker {
+                queue: shard.queue.clone(),
+                store: store.clone(),
+                metrics: metrics.clone(),
+                channels: HashMap::new(),
+                open_stores: 0,
+                clamp: Clamp {
+                    max_col_version_jump: config.max_col_version_jump,
+                    max_cl_jump: config.max_cl_jump,
+                },
+                max_open: (config.max_open_channels / count).max(1),
+                channel_idle: Duration::from_millis(config.channel_idle_ms),
+                max_commit_changes: config.max_commit_changes,
+                max_commit_bytes: config.max_commit_bytes,
+                swept: Instant::now(),
+            };
+            let thread =
+                std::thread::Builder::new().name(format!("shard-{n}")).spawn(move || worker.run())?;
+            shards.shards.push(shard);
+            shards.threads().push(thread);
+        }
+        Ok(shards)
+    }
+
+    fn threads(&self) -> MutexGuard<'_, Vec<JoinHandle<()>>> {
+        self.threads.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The shard that owns the channel.
+    pub fn of(&self, channel: &str) -> &Shard {
+        let hash = FixedState::default().hash_one(channel);
+        &self.shards[(hash % self.shards.len() as u64) as usize]
+    }
+
+    /// The facts of all shards, each with its `max` busiest channels.
+    pub async fn stats(&self, max: usize) -> Vec<ShardStats> {
+        let mut all = Vec::with_capacity(self.shards.len());
+        for shard in &self.shards {
+            let (stats, answer) = oneshot::channel();
+            shard.queue.push(Job::Stats { max, stats });
+            // A shard that has stopped has nothing to say.
+            all.extend(answer.await);
+        }
+        all
+    }
+
+    /// Waits until the shards have done all that was brought to them, and closed their channels. Blocks.
+    pub fn stop(&self) {
+        for shard in &self.shards {
+            shard.queue.push(Job::Stop);
+        }
+        for thread in self.threads().drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("a shard has panicked");
+            }
+        }
+    }
+}
+
+impl Shard {
+    /// Brings jobs, in order.
+    pub fn send_all(&self, jobs: &mut Vec<Job>) {
+        self.queue.push_all(jobs);
+    }
+
+    /// Brings a job.
+    pub fn send(&self, job: Job) {
+        self.queue.push(job);
+    }
+
+    /// Takes an update's share of the queue's bytes if there is room for it at once.
+    pub fn try_reserve(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        self.budget.clone().try_acquire_many_owned(self.share(bytes)).ok()
+    }
+
+    /// Takes an update's share of the queue's bytes, and waits until there is room for it.
+    pub async fn reserve(&self, bytes: usize) -> OwnedSemaphorePermit {
+        let permit = self.budget.clone().acquire_many_owned(self.share(bytes)).await;
+        permit.expect("nobody closes the semaphore")
+    }
+
+    /// What is larger than the whole queue takes it for itself.
+    fn share(&self, bytes: usize) -> u32 {
+        u32::try_from(bytes).unwrap_or(u32::MAX).min(self.budget_bytes)
+    }
+}
+
+/// A shard's thread.
+struct Worker {
+    queue: Arc<Queue<Job>>,
+    store: Arc<dyn ChangeStore>,
+    metrics: Arc<Metrics>,
+    channels: HashMap<Arc<str>, Channel>,
+    open_stores: usize,
+    clamp: Clamp,
+    max_open: usize,
+    channel_idle: Duration,
+    max_commit_changes: usize,
+    max_commit_bytes: usize,
+    swept: Instant,
+}
+
+/// The updates of one channel that wait, in order, and their shares of the queue.
+#[derive(Default)]
+struct Waiting {
+    pending: Vec<Pending>,
+    permits: Vec<OwnedSemaphorePermit>,
+}
+
+impl Worker {
+    fn run(mut self) {
+        let mut jobs = Vec::new();
+        let mut stop = false;
+        while !stop {
+            self.queue.drain(&mut jobs, SWEEP_INTERVAL);
+            let mut updates: Vec<(Arc<str>, Waiting)> = Vec::new();
+            let mut places: HashMap<Arc<str>, usize> = HashMap::new();
+            let mut last = Vec::new();
+            for job in jobs.drain(..) {
+                match job {
+                    Job::Join { channel, outbox, joined } => {
+                        // Whoever asked may have gone.
+                        let _ = joined.send(self.join(&channel, outbox));
+                    }
+                    Job::Update { channel, pending, permit } => {
+                        let place = *places.entry(channel).or_insert_with_key(|channel| {
+                            updates.push((channel.clone(), Waiting::default()));
+                            updates.len() - 1
+                        });
+                        updates[place].1.pending.push(pending);
+                        updates[place].1.permits.push(permit);
+                    }
+                    // What a connection sent before it left is answered before it is closed.
+                    Job::Leave { .. } | Job::Stats { .. } | Job::Stop => last.push(job),
+                }
+            }
+            for (channel, waiting) in updates {
+                self.commit(&channel, waiting);
+            }
+            for job in last {
+                match job {
+                    Job::Leave { channel, outbox, close: (code, reason), after_pages } => {
+                        self.leave(&channel, outbox.id());
+                        outbox.close(code, reason, after_pages);
+                    }
+                    Job::Stats { max, stats } => drop(stats.send(self.stats(max))),
+                    Job::Stop => stop = true,
+                    Job::Join { .. } | Job::Update { .. } => {}
+                }
+            }
+            if self.open_stores > self.max_open || self.swept.elapsed() >= SWEEP_INTERVAL {
+                self.sweep();
+            }
+        }
+    }
+
+    fn join(&mut self, name: &Arc<str>, outbox: Arc<Outbox>) -> Result<Arc<Encoder>, StoreError> {
+        Ok(self.channel(name)?.join(outbox))
+    }
+
+    fn leave(&mut self, name: &str, connection: ConnectionId) {
+        if let Some(channel) = self.channels.get_mut(name) {
+            channel.leave(connection);
+        }
+    }
+
+    fn channel(&mut self, name: &Arc<str>) -> Result<&mut Channel, StoreError> {
+        if !self.channels.contains_key(name) {
+            let opened = Channel::open(self.store.as_ref(), name).inspect_err(|e| {
+                tracing::error!(channel = %name, error = %e, "cannot open the channel");
+            })?;
+            self.open_stores += 1;
+            self.channels.insert(name.clone(), opened);
+        }
+        Ok(self.channels.get_mut(name).expect("it is there, or was put there"))
+    }
+
+    /// Commits the updates of one channel, in as few commits as the limits allow.
+    fn commit(&mut self, name: &Arc<str>, waiting: Waiting) {
+        let Waiting { pending, permits } = waiting;
+        // A sender is a follower, so the channel is there: it is swept only when it has none. If the last sender has
+        // left with updates under way it may be gone, and is opened again.
+        if let Err(e) = self.channel(name) {
+            tracing::error!(channel = %name, error = %e, "updates are lost with their connections");
+            return;
+        }
+        let Some(channel) = self.channels.get_mut(name) else { return };
+        let was_open = channel.is_open();
+        let mut start = 0;
+        while start < pending.len() {
+            let (mut end, mut changes, mut bytes) = (start, 0, 0);
+            while end < pending.len()
+                && (end == start
+                    || (changes + pending[end].update.len() <= self.max_commit_changes
+                        && bytes + pending[end].update.memory_bytes() <= self.max_commit_bytes))
+            {
+                changes += pending[end].update.len();
+                bytes += pending[end].update.memory_bytes();
+                end += 1;
+            }
+            channel.commit(self.store.as_ref(), &pending[start..end], &self.clamp, &self.metrics);
+            start = end;
+        }
+        self.open_stores = self.open_stores + usize::from(channel.is_open()) - usize::from(was_open);
+        drop(permits);
+    }
+
+    /// Closes stores that were idle for long, and the longest unused ones above `max_open_channels`; forgets channels
+    /// that nobody follows.
+    fn sweep(&mut self) {
+        self.swept = Instant::now();
+        let mut open: Vec<&mut Channel> = self.channels.values_mut().filter(|c| c.is_open()).collect();
+        if open.len() > self.max_open {
+            open.sort_unstable_by_key(|c| c.used());
+            // A quarter more than needed, so that the next open does not sort them all again.
+            let surplus = open.len() - (self.max_open - self.max_open / 4);
+            open.drain(..surplus).for_each(Channel::close);
+        }
+        open.into_iter().filter(|c| c.used().elapsed() >= self.channel_idle).for_each(Channel::close);
+        self.channels.retain(|_, c| c.is_open() || !c.followers().is_empty());
+        self.open_stores = self.channels.values().filter(|c| c.is_open()).count();
+    }
+
+    fn stats(&self, max: usize) -> ShardStats {
+        let mut stats = ShardStats { open_stores: self.open_stores, ..ShardStats::default() };
+        for channel in self.channels.values().filter(|c| !c.followers().is_empty()) {
+            stats.channels += 1;
+            let mut lag = 0;
+            for follower in channel.followers() {
+                let (bytes, lagging) = follower.backlog();
+                stats.outbox_bytes += bytes;
+                stats.lagging += usize::from(lagging);
+                lag = lag.max(channel.version().saturating_sub(follower.sent_version()));
+            }
+            stats.busiest.push(ChannelStats {
+                name: channel.name().into(),
+                connections: channel.followers().len(),
+                version: channel.version(),
+                lag,
+            });
+        }
+        ChannelStats::keep_busiest(&mut stats.busiest, max);
+        stats
+    }
+}

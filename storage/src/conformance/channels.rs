@@ -1,0 +1,193 @@
+//! Channels: made, named, listed, kept apart, removed.
+
+use std::collections::BTreeSet;
+
+use super::kit::{Context, Stored, assert_cells, commit, head, read_all, row};
+use crate::change::Value;
+use crate::error::StoreError;
+use crate::registry::Durability;
+use crate::store::{Head, RECEIVED, TrackedPeer};
+
+/// A channel begins at version 0, with the empty digest, no cells and no peers, and can be read at once.
+pub fn a_new_channel_is_empty(context: &Context) {
+    let store = context.open();
+    assert_eq!(store.channels().expect("listed"), Vec::<String>::new());
+    let mut channel = store.open("new").expect("opened");
+    assert_eq!(channel.head(), Head::default());
+    assert_eq!(channel.peers().expect("read"), []);
+    assert_cells(&row(&mut *channel, "todos", "1"), &[]);
+    let mut reader = store.reader("new").expect("readable");
+    assert_eq!(reader.head().expect("read"), Head::default());
+    assert_eq!(read_all(&mut *reader), (vec![], 0));
+    assert_eq!(store.channels().expect("listed"), ["new"]);
+}
+
+/// A site id is 32 upper-case hex digits, another for each channel, and stays.
+pub fn a_site_id_is_made_once(context: &Context) {
+    let store = context.open();
+    let ids = ["a", "b"].map(|name| store.open(name).expect("opened").site_id().to_owned());
+    assert_ne!(ids[0], ids[1]);
+    for id in &ids {
+        assert!(
+            id.len() == 32 && id.bytes().all(|b| b.is_ascii_digit() || (b'A'..=b'F').contains(&b)),
+            "{id}"
+        );
+    }
+    assert_eq!(store.open("a").expect("opened").site_id(), ids[0]);
+    let store = context.reopen(store);
+    assert_eq!(store.open("a").expect("opened").site_id(), ids[0]);
+    assert_eq!(store.open("b").expect("opened").site_id(), ids[1]);
+}
+
+/// The error names the channel, and asking does not make it.
+pub fn a_channel_that_is_not_there_cannot_be_read(context: &Context) {
+    let store = context.open();
+    let Err(error) = store.reader("nobody") else { panic!("a reader of a channel that is not there") };
+    assert!(error.to_string().contains("\"nobody\""), "{error}");
+    assert_eq!(store.channels().expect("listed"), Vec::<String>::new());
+}
+
+/// [`StoreError::BadName`] from every call that takes a name.
+pub fn names_that_are_none_are_refused(context: &Context) {
+    let store = context.open();
+    for name in ["", "a\0b", "a\nb", "\u{7f}", &"x".repeat(256)] {
+        assert!(matches!(store.open(name), Err(StoreError::BadName { .. })), "open {name:?}");
+        assert!(matches!(store.reader(name), Err(StoreError::BadName { .. })), "reader {name:?}");
+        assert!(matches!(store.remove(name), Err(StoreError::BadName { .. })), "remove {name:?}");
+    }
+    assert_eq!(store.channels().expect("listed"), Vec::<String>::new());
+}
+
+/// Names that look like paths, differ in case only, or are as long as can be, have their own data and are listed as
+/// they are.
+pub fn every_name_has_a_channel_of_its_own(context: &Context) {
+    let long = "x".repeat(255);
+    let accents = "é".repeat(127);
+    let also_long = format!("{}y", "x".repeat(254));
+    let names = [
+        "../x",
+        "..",
+        ".",
+        "/",
+        "/etc/passwd",
+        "a/b",
+        "a%2fb",
+        "a\\b",
+        "Foo",
+        "foo",
+        "FOO",
+        "NUL",
+        "con.txt",
+        " ",
+        "a ",
+        " a",
+        "a",
+        "日本",
+        "😀",
+        "é",
+        "e\u{301}",
+        "-",
+        "~",
+        "%",
+        "a.db",
+        "a.db-wal",
+        "causeway.lock",
+        "sled",
+        "'; drop table x; --",
+        &long,
+        &also_long,
+        &accents,
+    ];
+    let mut store = context.open();
+    for reopened in [false, true] {
+        for (index, name) in names.iter().enumerate() {
+            let mut channel = store.open(name).expect("opened");
+            let expected = Stored::new(name, "col", Value::Integer(index as i64), 1, 0);
+            if !reopened {
+                assert_eq!(channel.head().version, 0, "{name:?} is new");
+                commit(&mut *channel, std::slice::from_ref(&expected));
+            }
+            drop(channel);
+            let (cells, version) = read_all(&mut *store.reader(name).expect("readable"));
+            assert_cells(&cells, &[expected]);
+            assert_eq!(version, 1);
+        }
+        let listed = store.channels().expect("listed");
+        assert_eq!(listed.len(), names.len());
+        let listed: BTreeSet<&str> = listed.iter().map(String::as_str).collect();
+        assert_eq!(listed, BTreeSet::from(names));
+        if !reopened {
+            store = context.reopen(store);
+        }
+    }
+}
+
+/// Two hundred channels, open at once.
+pub fn many_channels_are_kept_apart(context: &Context) {
+    let store = context.open();
+    let mut open: Vec<_> = (0..200).map(|n| store.open(&format!("channel-{n}")).expect("opened")).collect();
+    for round in 1..=2 {
+        for (n, channel) in open.iter_mut().enumerate() {
+            commit(&mut **channel, &[Stored::new("1", "n", Value::Integer(n as i64), round, 0)]);
+        }
+    }
+    drop(open);
+    let store = context.reopen(store);
+    assert_eq!(store.channels().expect("listed").len(), 200);
+    for n in 0..200 {
+        let (cells, version) = read_all(&mut *store.reader(&format!("channel-{n}")).expect("readable"));
+        assert_cells(&cells, &[Stored::new("1", "n", Value::Integer(n), 2, 0)]);
+        assert_eq!(version, 2);
+    }
+}
+
+/// Nothing of it is left, not for a channel made anew under its name either, and its neighbours stay.
+pub fn a_removed_channel_is_gone(context: &Context) {
+    let store = context.open();
+    assert!(!store.remove("a").expect("asked"));
+    let names = ["a", "aa", "b"];
+    let ids = names.map(|name| {
+        let mut channel = store.open(name).expect("opened");
+        // Enough for a backend that removes piece by piece to need several.
+        let cells: Vec<_> =
+            (0..3000).map(|n| Stored::new("1", &format!("c{n}"), Value::Null, 1, n)).collect();
+        channel.begin().expect("begun");
+        cells.iter().for_each(|cell| channel.put(&cell.as_cell(), None).expect("put"));
+        let peer = TrackedPeer { site_id: "P".into(), tag: 0, event: RECEIVED, version: 1 };
+        channel.track(&peer).expect("tracked");
+        channel.commit(head(1)).expect("committed");
+        channel.site_id().to_owned()
+    });
+    assert!(store.remove("a").expect("removed"));
+    assert!(!store.remove("a").expect("asked"));
+    assert!(store.reader("a").is_err());
+    let store = context.reopen(store);
+    assert_eq!(BTreeSet::from_iter(store.channels().expect("listed")), ["aa", "b"].map(String::from).into());
+    let mut anew = store.open("a").expect("opened");
+    assert_ne!(anew.site_id(), ids[0]);
+    assert_eq!((anew.head(), anew.peers().expect("read")), (Head::default(), vec![]));
+    assert_cells(&row(&mut *anew, "todos", "1"), &[]);
+    assert_eq!(read_all(&mut *store.reader("a").expect("readable")), (vec![], 0));
+    for name in ["aa", "b"] {
+        let (cells, version) = read_all(&mut *store.reader(name).expect("readable"));
+        assert_eq!((cells.len(), version), (3000, 1));
+    }
+}
+
+/// A second store on a directory is refused with [`StoreError::Locked`], until the first is dropped.
+pub fn a_directory_has_one_store(context: &Context) {
+    let store = context.open();
+    drop(store.open("a").expect("opened"));
+    if !context.backend.persistent {
+        return;
+    }
+    for durability in Durability::ALL {
+        match context.try_open(durability) {
+            Err(StoreError::Locked { path }) => assert_eq!(path, context.dir),
+            Err(other) => panic!("not refused as locked: {other}"),
+            Ok(_) => panic!("the directory is open twice"),
+        }
+    }
+    drop(store);
+    assert_eq!(context.open().channels().expect("listed"), ["a"]);
+}

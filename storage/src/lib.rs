@@ -1,0 +1,34 @@
+//! Causeway's storage: what a channel keeps, and the one rule that decides what it keeps.
+//!
+//! | file | what it holds |
+//! | --- | --- |
+//! | [`change`] | a change, its values, their order |
+//! | [`merge`] | the merge rule, pure, and the merge of one group commit over it |
+//! | [`digest`] | the content digest of a channel |
+//! | [`store`] | the contract of a backend: [`ChangeStore`], [`ChannelStore`], [`ChannelReader`] |
+//! | [`registry`] | the backends by name, with what each can do |
+//! | [`sqlite`], [`sled`], [`memory`] | the backends |
+//! | [`conformance`] | the one suite that every backend passes |
+//! | [`names`], [`lock`], [`error`] | channel names as file names, the data directory's lock, errors |
+//!
+//! Nothing in here knows of the server, of sockets or of JSON.
+
+pub mod change;
+pub mod conformance;
+pub mod digest;
+pub mod error;
+pub mod lock;
+pub mod memory;
+pub mod merge;
+pub mod names;
+pub mod registry;
+pub mod sled;
+pub mod sqlite;
+pub mod store;
+
+pub use change::{Change, Position, SENTINEL, Value};
+pub use digest::Digest;
+pub use error::StoreError;
+pub use merge::{Clamp, Outcome, Update, merge};
+pub use registry::{BACKENDS, Backend, Durability, StoreOptions};
+pub use store::{Cell, ChangeStore, ChannelReader, ChannelStore, Head, TrackedPeer};

@@ -1,0 +1,190 @@
+//! A channel's writer: a transaction is a batch in memory that its own reads see.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::Arc;
+
+use sled::{Batch, IVec};
+
+use super::codec;
+use super::engine::{ENGINE, Engine, corrupt};
+use super::no_such_channel;
+use super::snapshots::Shared;
+use crate::change::Position;
+use crate::error::{Result, StoreError};
+use crate::store::{Cell, CellVisitor, ChannelStore, Head, TrackedPeer};
+
+pub(super) struct SledChannel {
+    engine: Arc<Engine>,
+    shared: Arc<Shared>,
+    channel: Box<str>,
+    site_id: String,
+    head: Head,
+    /// What the transaction has written so far; `None` where it has removed.
+    pending: BTreeMap<Vec<u8>, Option<IVec>>,
+}
+
+impl SledChannel {
+    pub(super) fn open(engine: Arc<Engine>, shared: Arc<Shared>, channel: &str) -> Result<Self> {
+        let head = shared.head().ok_or_else(|| no_such_channel(channel))?;
+        let site_id = engine.get(channel, &codec::site_key(shared.id))?;
+        let site_id = site_id.and_then(|bytes| String::from_utf8(bytes.to_vec()).ok());
+        let site_id = site_id.ok_or_else(|| corrupt(channel, "it has no site id"))?;
+        Ok(SledChannel { engine, shared, channel: channel.into(), site_id, head, pending: BTreeMap::new() })
+    }
+
+    /// What lies under `key` for this transaction.
+    fn get(&self, key: &[u8]) -> Result<Option<IVec>> {
+        match self.pending.get(key) {
+            Some(pending) => Ok(pending.clone()),
+            None => self.engine.get(&self.channel, key),
+        }
+    }
+
+    /// All that lies under keys with this prefix for this transaction, in no particular order.
+    fn prefix(&self, prefix: &[u8]) -> Result<Vec<(IVec, IVec)>> {
+        let mut found = Vec::new();
+        for item in self.engine.prefix(&self.channel, prefix)? {
+            let (key, value) = item?;
+            if !self.pending.contains_key(&*key) {
+                found.push((key, value));
+            }
+        }
+        let from = (Bound::Included(prefix), Bound::Unbounded);
+        let pending = self.pending.range::<[u8], _>(from).take_while(|(key, _)| key.starts_with(prefix));
+        found.extend(pending.filter_map(|(key, value)| Some((IVec::from(&key[..]), value.clone()?))));
+        Ok(found)
+    }
+
+    /// The position that is kept as `bytes`, and the cell that lies there.
+    fn at(&self, bytes: &[u8]) -> Result<(Position, IVec)> {
+        let at = codec::position(bytes).ok_or_else(|| self.corrupt("a position cannot be read"))?;
+        let cell = self.get(&codec::position_key(self.shared.id, at))?;
+        let cell = cell.ok_or_else(|| self.corrupt(format!("there is no cell at {at:?}")))?;
+        Ok((at, cell))
+    }
+
+    /// The cells that the transaction takes away from readers of the last commit.
+    fn retired(&self) -> Result<Vec<(Position, IVec)>> {
+        let removed = self.pending.iter().filter(|(_, value)| value.is_none());
+        let cells = removed.filter_map(|(key, _)| Some((codec::position_in_key(key)?, key)));
+        let bytes = cells.map(|(at, key)| Ok(self.engine.get(&self.channel, key)?.map(|cell| (at, cell))));
+        bytes.filter_map(Result::transpose).collect()
+    }
+
+    fn too_long(&self) -> StoreError {
+        StoreError::Engine {
+            channel: self.channel.to_string(),
+            engine: ENGINE,
+            doing: "writing a cell",
+            detail: "a name in it is too long".into(),
+        }
+    }
+
+    fn corrupt(&self, detail: impl Into<String>) -> StoreError {
+        corrupt(&self.channel, detail)
+    }
+}
+
+impl ChannelStore for SledChannel {
+    fn site_id(&self) -> &str {
+        &self.site_id
+    }
+
+    fn head(&self) -> Head {
+        self.head
+    }
+
+    fn peers(&mut self) -> Result<Vec<TrackedPeer>> {
+        let found = self.prefix(&codec::peers_prefix(self.shared.id))?;
+        let read = |(key, value): &(IVec, IVec)| {
+            codec::peer(key, value).ok_or_else(|| self.corrupt("a tracked peer cannot be read"))
+        };
+        let mut peers = found.iter().map(read).collect::<Result<Vec<_>>>()?;
+        peers.sort_unstable();
+        Ok(peers)
+    }
+
+    fn begin(&mut self) -> Result<()> {
+        debug_assert!(self.pending.is_empty(), "a transaction is open already");
+        Ok(())
+    }
+
+    fn row(&mut self, table: &str, pk: &str, visit: CellVisitor<'_>) -> Result<()> {
+        let prefix = codec::row_prefix(self.shared.id, table, pk).ok_or_else(|| self.too_long())?;
+        for (_, position) in self.prefix(&prefix)? {
+            let (at, bytes) = self.at(&position)?;
+            let cell = codec::cell(at, &bytes).ok_or_else(|| self.corrupt("a cell cannot be read"))?;
+            if visit(&cell).is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn cell(&mut self, table: &str, pk: &str, cid: &str, visit: CellVisitor<'_>) -> Result<()> {
+        let key = codec::cell_key(self.shared.id, table, pk, cid).ok_or_else(|| self.too_long())?;
+        if let Some(position) = self.get(&key)? {
+            let (at, bytes) = self.at(&position)?;
+            let cell = codec::cell(at, &bytes).ok_or_else(|| self.corrupt("a cell cannot be read"))?;
+            let _ = visit(&cell);
+        }
+        Ok(())
+    }
+
+    fn put(&mut self, cell: &Cell<'_>, old: Option<Position>) -> Result<()> {
+        let id = self.shared.id;
+        let key = codec::cell_key(id, cell.table, cell.pk, cell.cid).ok_or_else(|| self.too_long())?;
+        let bytes = codec::cell_bytes(cell).ok_or_else(|| self.too_long())?;
+        if let Some(old) = old {
+            self.pending.insert(codec::position_key(id, old), None);
+        }
+        self.pending.insert(key, Some((&codec::position_bytes(cell.at)).into()));
+        self.pending.insert(codec::position_key(id, cell.at), Some(bytes.into()));
+        Ok(())
+    }
+
+    fn remove(&mut self, table: &str, pk: &str, cid: &str, old: Position) -> Result<()> {
+        let id = self.shared.id;
+        let key = codec::cell_key(id, table, pk, cid).ok_or_else(|| self.too_long())?;
+        self.pending.insert(key, None);
+        self.pending.insert(codec::position_key(id, old), None);
+        Ok(())
+    }
+
+    fn track(&mut self, peer: &TrackedPeer) -> Result<()> {
+        let key = codec::peer_key(self.shared.id, peer).ok_or_else(|| self.too_long())?;
+        let known = self.get(&key)?.and_then(|bytes| codec::number(&bytes));
+        if known.is_none_or(|version| version < peer.version) {
+            self.pending.insert(key, Some((&peer.version.to_be_bytes()).into()));
+        }
+        Ok(())
+    }
+
+    fn commit(&mut self, head: Head) -> Result<()> {
+        if head != self.head {
+            let key = codec::head_key(self.shared.id);
+            self.pending.insert(key, Some(codec::head_bytes(head).into()));
+        }
+        if self.pending.is_empty() {
+            return Ok(());
+        }
+        self.shared.retire(self.retired()?, head.version);
+        let mut batch = Batch::default();
+        for (key, value) in std::mem::take(&mut self.pending) {
+            match value {
+                Some(value) => batch.insert(key, value),
+                None => batch.remove(key),
+            }
+        }
+        self.engine.apply(&self.channel, batch)?;
+        self.engine.sync(&self.channel)?;
+        self.head = head;
+        self.shared.publish(head);
+        Ok(())
+    }
+
+    fn rollback(&mut self) {
+        self.pending.clear();
+    }
+}

@@ -1,0 +1,200 @@
+//! A channel's writer.
+
+use std::path::Path;
+
+use rusqlite::types::{ToSqlOutput, ValueRef};
+use rusqlite::{Connection, Row, ToSql, params};
+
+use super::{error, open};
+use crate::change::{Position, Value};
+use crate::error::Result;
+use crate::registry::StoreOptions;
+use crate::store::{Cell, CellVisitor, ChannelStore, Head, TrackedPeer};
+
+/// A SELECT of whole cells, in the order of columns that [`visit_rows`] reads.
+macro_rules! select_cells {
+    ($where:literal) => {
+        concat!(
+            r#"SELECT "table", pk, cid, val, col_version, site_id, cl, db_version, seq FROM crdt_changes "#,
+            $where
+        )
+    };
+}
+pub(super) use select_cells;
+
+/// Statements that a channel keeps prepared.
+const STATEMENTS: usize = 16;
+
+pub(super) struct SqliteChannel {
+    conn: Connection,
+    channel: String,
+    site_id: String,
+    head: Head,
+}
+
+impl SqliteChannel {
+    pub(super) fn open(path: &Path, channel: &str, options: &StoreOptions) -> Result<Self> {
+        let opened = open::writer(path, channel, options)?;
+        opened.conn.set_prepared_statement_cache_capacity(STATEMENTS);
+        let head = open::head(&opened.conn).map_err(|e| error(channel, "reading its version", e))?;
+        Ok(SqliteChannel { conn: opened.conn, channel: channel.into(), site_id: opened.site_id, head })
+    }
+
+    fn execute(&self, doing: &'static str, sql: &str, params: impl rusqlite::Params) -> Result<usize> {
+        let run = || self.conn.prepare_cached(sql)?.execute(params);
+        run().map_err(|e| error(&self.channel, doing, e))
+    }
+
+    fn select(&self, sql: &str, params: impl rusqlite::Params, visit: CellVisitor<'_>) -> Result<()> {
+        let run = || visit_rows(self.conn.prepare_cached(sql)?.query(params)?, visit);
+        run().map_err(|e| error(&self.channel, "looking a row up", e))
+    }
+}
+
+impl ChannelStore for SqliteChannel {
+    fn site_id(&self) -> &str {
+        &self.site_id
+    }
+
+    fn head(&self) -> Head {
+        self.head
+    }
+
+    fn peers(&mut self) -> Result<Vec<TrackedPeer>> {
+        let run = || {
+            self.conn
+                .prepare_cached(
+                    "SELECT site_id, tag, event, version FROM crdt_tracked_peers ORDER BY 1, 2, 3",
+                )?
+                .query_map([], |row| {
+                    Ok(TrackedPeer {
+                        site_id: row.get(0)?,
+                        tag: row.get::<_, i64>(1)? as u64,
+                        event: row.get(2)?,
+                        version: row.get::<_, i64>(3)? as u64,
+                    })
+                })?
+                .collect::<rusqlite::Result<Vec<_>>>()
+        };
+        run().map_err(|e| error(&self.channel, "reading its peers", e))
+    }
+
+    fn begin(&mut self) -> Result<()> {
+        self.execute("beginning a transaction", "BEGIN IMMEDIATE", [])?;
+        Ok(())
+    }
+
+    fn row(&mut self, table: &str, pk: &str, visit: CellVisitor<'_>) -> Result<()> {
+        let sql = select_cells!(r#"WHERE "table" = ?1 AND pk = ?2"#);
+        self.select(sql, [table, pk], visit)
+    }
+
+    fn cell(&mut self, table: &str, pk: &str, cid: &str, visit: CellVisitor<'_>) -> Result<()> {
+        let sql = select_cells!(r#"WHERE "table" = ?1 AND pk = ?2 AND cid = ?3"#);
+        self.select(sql, [table, pk, cid], visit)
+    }
+
+    fn put(&mut self, cell: &Cell<'_>, old: Option<Position>) -> Result<()> {
+        let Cell { table, pk, cid, val, col_version, site_id, cl, at } = *cell;
+        let (col_version, cl) = (col_version as i64, cl as i64);
+        let (version, seq) = (at.version as i64, at.seq as i64);
+        match old {
+            None => self.execute(
+                "writing a cell",
+                "INSERT INTO crdt_changes VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+                params![table, pk, cid, Sql(val), col_version, version, site_id, cl, seq],
+            ),
+            Some(old) => self.execute(
+                "writing a cell",
+                "UPDATE crdt_changes SET val = ?1, col_version = ?2, db_version = ?3, site_id = ?4, cl = ?5, seq = ?6
+                 WHERE db_version = ?7 AND seq = ?8",
+                params![Sql(val), col_version, version, site_id, cl, seq, old.version as i64, old.seq as i64],
+            ),
+        }?;
+        Ok(())
+    }
+
+    fn remove(&mut self, _table: &str, _pk: &str, _cid: &str, old: Position) -> Result<()> {
+        let sql = "DELETE FROM crdt_changes WHERE db_version = ?1 AND seq = ?2";
+        self.execute("removing a cell", sql, [old.version as i64, old.seq as i64])?;
+        Ok(())
+    }
+
+    fn track(&mut self, peer: &TrackedPeer) -> Result<()> {
+        self.execute(
+            "tracking a peer",
+            "INSERT INTO crdt_tracked_peers VALUES (?1, ?2, ?3, ?4)
+             ON CONFLICT DO UPDATE SET version = max(version, excluded.version)",
+            params![peer.site_id, peer.version as i64, peer.tag as i64, peer.event],
+        )?;
+        Ok(())
+    }
+
+    fn commit(&mut self, head: Head) -> Result<()> {
+        if head != self.head {
+            self.execute(
+                "setting its version",
+                "UPDATE crdt_db_version SET version = ?1",
+                [head.version as i64],
+            )?;
+            let sql = "UPDATE causeway_state SET digest = ?1";
+            self.execute("setting its digest", sql, [head.digest.to_string()])?;
+        }
+        self.execute("committing", "COMMIT", [])?;
+        self.head = head;
+        Ok(())
+    }
+
+    fn rollback(&mut self) {
+        // Some errors have rolled back already, and closing the handle does in any case.
+        let _ = self.execute("rolling back", "ROLLBACK", []);
+    }
+}
+
+/// Gives each row, selected by [`select_cells`], to `visit` until it breaks.
+pub(super) fn visit_rows(mut rows: rusqlite::Rows<'_>, visit: CellVisitor<'_>) -> rusqlite::Result<()> {
+    while let Some(row) = rows.next()? {
+        if visit(&cell(row)?).is_break() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn cell<'r>(row: &'r Row<'_>) -> rusqlite::Result<Cell<'r>> {
+    let text = |i| row.get_ref(i)?.as_str().map_err(rusqlite::Error::from);
+    let number = |i| Ok::<u64, rusqlite::Error>(row.get_ref(i)?.as_i64()? as u64);
+    Ok(Cell {
+        table: text(0)?,
+        pk: text(1)?,
+        cid: text(2)?,
+        val: match row.get_ref(3)? {
+            ValueRef::Null => Value::Null,
+            ValueRef::Integer(i) => Value::Integer(i),
+            ValueRef::Real(r) => Value::Real(r),
+            ValueRef::Text(t) => {
+                Value::Text(std::str::from_utf8(t).map_err(|e| rusqlite::Error::Utf8Error(3, e))?)
+            }
+            ValueRef::Blob(b) => Value::Blob(b),
+        },
+        col_version: number(4)?,
+        site_id: text(5)?,
+        cl: number(6)?,
+        at: Position { version: number(7)?, seq: number(8)? },
+    })
+}
+
+/// A value as SQLite binds it.
+struct Sql<'a>(Value<'a>);
+
+impl ToSql for Sql<'_> {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(ToSqlOutput::Borrowed(match self.0 {
+            Value::Null => ValueRef::Null,
+            Value::Integer(i) => ValueRef::Integer(i),
+            Value::Real(r) => ValueRef::Real(r),
+            Value::Text(t) => ValueRef::Text(t.as_bytes()),
+            Value::Blob(b) => ValueRef::Blob(b),
+        }))
+    }
+}

@@ -1,0 +1,111 @@
+//! The SQLite backend: one file a channel, in WAL mode, pleasant to read with the `sqlite3` shell.
+
+mod channel;
+mod open;
+mod reader;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::error::{Result, StoreError};
+use crate::lock::DirLock;
+use crate::names;
+use crate::registry::{Backend, StoreOptions};
+use crate::store::{ChangeStore, ChannelReader, ChannelStore};
+
+use channel::SqliteChannel;
+use reader::SqliteReader;
+
+/// SQLite, the default.
+pub const BACKEND: Backend = Backend {
+    name: "sqlite",
+    about: "one SQLite file a channel (the default)",
+    persistent: true,
+    open: |options| Ok(Arc::new(SqliteStore::open(options)?)),
+};
+
+/// A directory of SQLite files.
+#[derive(Debug)]
+struct SqliteStore {
+    options: StoreOptions,
+    _lock: DirLock,
+}
+
+impl SqliteStore {
+    fn open(options: &StoreOptions) -> Result<Self> {
+        Ok(SqliteStore { _lock: DirLock::acquire(&options.dir)?, options: options.clone() })
+    }
+
+    fn path(&self, channel: &str) -> Result<PathBuf> {
+        names::check(channel)?;
+        Ok(self.options.dir.join(names::file_stem(channel) + ".db"))
+    }
+
+    fn directory_error(&self, source: std::io::Error) -> StoreError {
+        StoreError::Directory { path: self.options.dir.clone(), source }
+    }
+}
+
+impl ChangeStore for SqliteStore {
+    fn open(&self, channel: &str) -> Result<Box<dyn ChannelStore>> {
+        Ok(Box::new(SqliteChannel::open(&self.path(channel)?, channel, &self.options)?))
+    }
+
+    fn reader(&self, channel: &str) -> Result<Box<dyn ChannelReader>> {
+        Ok(Box::new(SqliteReader::open(&self.path(channel)?, channel, &self.options)?))
+    }
+
+    fn channels(&self) -> Result<Vec<String>> {
+        let mut channels = Vec::new();
+        for entry in fs::read_dir(&self.options.dir).map_err(|e| self.directory_error(e))? {
+            let path = entry.map_err(|e| self.directory_error(e))?.path();
+            if path.extension().is_some_and(|e| e == "db") {
+                channels.push(open::channel_of(&path)?);
+            }
+        }
+        Ok(channels)
+    }
+
+    fn remove(&self, channel: &str) -> Result<bool> {
+        let path = self.path(channel)?;
+        // The write-ahead log first: a database without its log is older, a log without its database is rubbish that
+        // a database made anew would find.
+        for ending in ["-wal", "-shm"] {
+            remove_if_there(&path.with_extension(format!("db{ending}")))
+                .map_err(|e| self.directory_error(e))?;
+        }
+        remove_if_there(&path).map_err(|e| self.directory_error(e))
+    }
+
+    fn close(&self) -> Result<()> {
+        Ok(())
+    }
+}
+
+fn remove_if_there(path: &Path) -> std::io::Result<bool> {
+    match fs::remove_file(path) {
+        Ok(()) => Ok(true),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+/// What SQLite said, as a [`StoreError`].
+fn error(channel: &str, doing: &'static str, e: rusqlite::Error) -> StoreError {
+    use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
+    let channel = channel.to_owned();
+    let corrupt = matches!(e.sqlite_error_code(), Some(DatabaseCorrupt | NotADatabase))
+        || matches!(
+            e,
+            rusqlite::Error::FromSqlConversionFailure(..)
+                | rusqlite::Error::InvalidColumnType(..)
+                | rusqlite::Error::IntegralValueOutOfRange(..)
+                | rusqlite::Error::Utf8Error(..)
+                | rusqlite::Error::QueryReturnedNoRows
+        );
+    match corrupt {
+        true => StoreError::Corrupt { channel, detail: format!("SQLite, while {doing}: {e}") },
+        false => StoreError::Engine { channel, engine: "SQLite", doing, detail: e.to_string() },
+    }
+}

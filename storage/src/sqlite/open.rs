@@ -1,0 +1,127 @@
+//! Opening a channel's file: pragmas, the schema of a new one, the checks of an old one.
+
+use std::path::Path;
+
+use rusqlite::{Connection, OpenFlags, TransactionBehavior};
+
+use super::error;
+use crate::digest::Digest;
+use crate::error::{Result, StoreError};
+use crate::registry::{Durability, StoreOptions};
+use crate::store::Head;
+
+/// `PRAGMA application_id` of a channel's file: "CWAY".
+const APPLICATION_ID: i64 = 0x4357_4159;
+
+/// `PRAGMA user_version`: the version of the schema.
+const SCHEMA_VERSION: i64 = 1;
+
+/// Pages of write-ahead log after which a commit moves them into the file: 16 MiB. A long log makes commits cheap, as
+/// a page that changes often is moved once; a short one makes reads and restarts cheap.
+const WAL_AUTOCHECKPOINT_PAGES: i64 = 4_000;
+
+/// How long a statement waits for a lock that only an operator's own `sqlite3` could hold.
+const BUSY_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// A connection and what a channel's file says of itself.
+#[derive(Debug)]
+pub(super) struct Opened {
+    pub(super) conn: Connection,
+    pub(super) site_id: String,
+}
+
+/// Opens the channel's file for writing; makes it if it is not there.
+pub(super) fn writer(path: &Path, channel: &str, options: &StoreOptions) -> Result<Opened> {
+    let failed = |e| error(channel, "opening its file", e);
+    let mut conn = connect(path, OpenFlags::SQLITE_OPEN_CREATE, options).map_err(failed)?;
+    if is_empty(&conn).map_err(failed)? {
+        create(&mut conn, channel).map_err(failed)?;
+    }
+    check(&conn, channel)?;
+    let site_id = conn.query_row("SELECT id FROM crdt_site_id", [], |row| row.get(0)).map_err(failed)?;
+    Ok(Opened { conn, site_id })
+}
+
+/// Opens the channel's file for reading only.
+pub(super) fn reader(path: &Path, channel: &str, options: &StoreOptions) -> Result<Connection> {
+    let failed = |e| error(channel, "opening its file for reading", e);
+    // A read-only handle cannot open a file in WAL mode that nobody else has open, so this one just promises.
+    let conn = connect(path, OpenFlags::empty(), options).map_err(failed)?;
+    conn.pragma_update(None, "query_only", true).map_err(failed)?;
+    check(&conn, channel)?;
+    Ok(conn)
+}
+
+/// The channel whose file this is.
+pub(super) fn channel_of(path: &Path) -> Result<String> {
+    let failed = |e| error(&path.to_string_lossy(), "reading its name", e);
+    let conn = Connection::open_with_flags(path, flags()).map_err(failed)?;
+    conn.query_row("SELECT channel FROM causeway_state", [], |row| row.get(0)).map_err(failed)
+}
+
+/// Version and digest of the last commit.
+pub(super) fn head(conn: &Connection) -> rusqlite::Result<Head> {
+    let mut select = conn.prepare_cached("SELECT version, digest FROM crdt_db_version, causeway_state")?;
+    select.query_row([], |row| {
+        let digest = Digest::parse(row.get_ref(1)?.as_str()?).ok_or(rusqlite::Error::InvalidQuery)?;
+        Ok(Head { version: row.get::<_, i64>(0)? as u64, digest })
+    })
+}
+
+fn flags() -> OpenFlags {
+    // One thread at a time uses a connection, so SQLite need not lock it.
+    OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX
+}
+
+fn connect(path: &Path, more: OpenFlags, options: &StoreOptions) -> rusqlite::Result<Connection> {
+    let conn = Connection::open_with_flags(path, flags() | more)?;
+    conn.busy_timeout(BUSY_TIMEOUT)?;
+    conn.pragma_update(None, "cache_size", -((options.cache_bytes / 1024) as i64))?;
+    conn.pragma_update(
+        None,
+        "synchronous",
+        match options.durability {
+            Durability::Full => "FULL",
+            Durability::Normal => "NORMAL",
+            Durability::Off => "OFF",
+        },
+    )?;
+    conn.pragma_update(None, "wal_autocheckpoint", WAL_AUTOCHECKPOINT_PAGES)?;
+    Ok(conn)
+}
+
+fn is_empty(conn: &Connection) -> rusqlite::Result<bool> {
+    conn.query_row("SELECT count(*) = 0 FROM sqlite_schema", [], |row| row.get(0))
+}
+
+fn create(conn: &mut Connection, channel: &str) -> rusqlite::Result<()> {
+    conn.pragma_update(None, "journal_mode", "WAL")?;
+    let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    tx.execute_batch(include_str!("schema.sql"))?;
+    tx.pragma_update(None, "application_id", APPLICATION_ID)?;
+    tx.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+    tx.execute("INSERT INTO crdt_site_id VALUES (?)", [crate::store::new_site_id()])?;
+    tx.execute("INSERT INTO crdt_db_version VALUES (0)", [])?;
+    tx.execute("INSERT INTO causeway_state VALUES (?, ?)", (channel, Digest::default().to_string()))?;
+    tx.commit()
+}
+
+/// A file that is not ours, or not this channel's, is never written to.
+fn check(conn: &Connection, channel: &str) -> Result<()> {
+    let failed = |e| error(channel, "checking its file", e);
+    let corrupt = |detail: String| Err(StoreError::Corrupt { channel: channel.into(), detail });
+    let pragma = |name| conn.pragma_query_value(None, name, |row| row.get::<_, i64>(0)).map_err(failed);
+    if pragma("application_id")? != APPLICATION_ID {
+        return corrupt("its file was not made by Causeway".into());
+    }
+    let version = pragma("user_version")?;
+    if version != SCHEMA_VERSION {
+        return corrupt(format!("its file has schema {version}, this Causeway reads {SCHEMA_VERSION}"));
+    }
+    let name: String =
+        conn.query_row("SELECT channel FROM causeway_state", [], |row| row.get(0)).map_err(failed)?;
+    if name != channel {
+        return corrupt(format!("its file belongs to channel {name:?}"));
+    }
+    Ok(())
+}

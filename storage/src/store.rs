@@ -1,0 +1,146 @@
+//! The contract of a backend.
+//!
+//! A backend keeps cells and decides nothing: [`crate::merge`] looks clocks up, applies the rule and says what to
+//! write. What a backend owes:
+//!
+//! - **Atomic.** Everything between [`ChannelStore::begin`] and [`ChannelStore::commit`] is there afterwards, or none
+//!   of it: after an error, after `kill -9`, after a power cut.
+//! - **Durable.** When `commit` returns, the changes outlive the process; at [`Durability::Full`] a power cut too.
+//! - **Readable when committed, not before.** A reader sees a version whole or not at all, and never waits for the
+//!   writer, nor the writer for it.
+//! - **One writer.** The caller has at most one [`ChannelStore`] a channel at a time; readers are as many as it likes.
+//! - **An error leaves what was there.** After an error of `commit`, or of any step before it, the caller drops the
+//!   [`ChannelStore`] and opens the channel anew; the state is the one before `begin`, or, if `commit` failed after
+//!   its data had reached the disk, the one after it. It is never a mixture.
+//!
+//! [`Durability::Full`]: crate::Durability::Full
+
+use std::ops::ControlFlow;
+
+use crate::change::{Position, Value};
+use crate::digest::Digest;
+use crate::error::Result;
+
+/// All channels of one data directory. Called from any thread; every call may block on the disk.
+pub trait ChangeStore: Send + Sync {
+    /// Opens a channel for its one writer, and makes it, durably, with a site id of its own, if it is not there.
+    fn open(&self, channel: &str) -> Result<Box<dyn ChannelStore>>;
+
+    /// A reader of a channel that exists.
+    fn reader(&self, channel: &str) -> Result<Box<dyn ChannelReader>>;
+
+    /// The names of all channels, in no particular order.
+    fn channels(&self) -> Result<Vec<String>>;
+
+    /// Removes a channel that is not open; `false` if there was none.
+    fn remove(&self, channel: &str) -> Result<bool>;
+
+    /// Makes everything durable that is not yet so, at any durability. Called once, last, with no channel open.
+    fn close(&self) -> Result<()>;
+}
+
+/// One channel, open for its one writer.
+pub trait ChannelStore: Send {
+    /// The channel's site id: 16 random bytes as upper-case hex, made once.
+    fn site_id(&self) -> &str;
+
+    /// The version and digest of the last commit.
+    fn head(&self) -> Head;
+
+    /// All tracked peers, ordered by site, tag and event.
+    fn peers(&mut self) -> Result<Vec<TrackedPeer>>;
+
+    /// Begins the transaction of one group commit. What follows sees what it has written.
+    fn begin(&mut self) -> Result<()>;
+
+    /// Gives the cells of the row, sentinel included, in any order, until `visit` breaks.
+    fn row(&mut self, table: &str, pk: &str, visit: CellVisitor<'_>) -> Result<()>;
+
+    /// Gives one cell, if it is there.
+    fn cell(&mut self, table: &str, pk: &str, cid: &str, visit: CellVisitor<'_>) -> Result<()>;
+
+    /// Writes a cell. `old` is where the cell stands now, `None` if the row has no such cell: the caller has looked.
+    fn put(&mut self, cell: &Cell<'_>, old: Option<Position>) -> Result<()>;
+
+    /// Takes a cell away that stands at `old`.
+    fn remove(&mut self, table: &str, pk: &str, cid: &str, old: Position) -> Result<()>;
+
+    /// Notes what a peer has sent or was sent; a version never goes down.
+    fn track(&mut self, peer: &TrackedPeer) -> Result<()>;
+
+    /// Sets version and digest and commits, durably as the store was opened.
+    fn commit(&mut self, head: Head) -> Result<()>;
+
+    /// Gives the transaction up.
+    fn rollback(&mut self);
+}
+
+/// Takes a cell; `Break` ends the visit.
+pub type CellVisitor<'a> = &'a mut dyn FnMut(&Cell<'_>) -> ControlFlow<()>;
+
+/// Reads a channel without disturbing its writer.
+pub trait ChannelReader: Send {
+    /// Gives the cells after `after` in the order of their positions until `visit` breaks, all of one committed state,
+    /// and returns that state's version. A cell given to a visit that breaks counts as not taken.
+    ///
+    /// A cell that is written again while a caller pages moves to the newest version, where the caller finds it later.
+    fn read(&mut self, after: Position, visit: CellVisitor<'_>) -> Result<u64>;
+
+    /// The version and digest of the last commit.
+    fn head(&mut self) -> Result<Head>;
+}
+
+/// What a commit leaves: the channel's version and digest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Head {
+    /// The channel's `db_version`.
+    pub version: u64,
+    /// Its content digest.
+    pub digest: Digest,
+}
+
+/// A cell as it is stored.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Cell<'a> {
+    /// The table's name.
+    pub table: &'a str,
+    /// The row's key.
+    pub pk: &'a str,
+    /// The column's name, or the sentinel's.
+    pub cid: &'a str,
+    /// The value.
+    pub val: Value<'a>,
+    /// The cell's clock.
+    pub col_version: u64,
+    /// Who wrote it.
+    pub site_id: &'a str,
+    /// The row's causal length.
+    pub cl: u64,
+    /// Where it stands: the stored `db_version` and `seq`.
+    pub at: Position,
+}
+
+/// The event of a [`TrackedPeer`]: the channel has received the peer's changes up to the version.
+pub const RECEIVED: u8 = 0;
+/// The event of a [`TrackedPeer`]: the channel's changes up to the version were sent to the peer.
+pub const SENT: u8 = 1;
+
+/// A line of `crdt_tracked_peers`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct TrackedPeer {
+    /// The peer.
+    pub site_id: String,
+    /// cr-sqlite's tag; the relay uses 0.
+    pub tag: u64,
+    /// [`RECEIVED`] or [`SENT`].
+    pub event: u8,
+    /// The highest version the event was seen with.
+    pub version: u64,
+}
+
+/// A fresh site id: 16 random bytes as upper-case hex.
+pub fn new_site_id() -> String {
+    let mut bytes = [0u8; 16];
+    getrandom::fill(&mut bytes).expect("the operating system gives random bytes");
+    bytes.iter().map(|b| format!("{b:02X}")).collect()
+}

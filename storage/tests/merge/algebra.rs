@@ -1,0 +1,225 @@
+//! Random changes: the order of arrival, the grouping and repetition make no difference, and each update's outcome is
+//! what the plain model says.
+
+use causeway_storage::change::OwnedValue;
+use causeway_storage::conformance::collect;
+use causeway_storage::{Clamp, Position, SENTINEL};
+use proptest::prelude::*;
+use proptest::sample::{Index, select};
+use proptest::test_runner::{Config, TestRunner};
+
+use crate::model::Model;
+use crate::support::{Channel, OwnedChange, Store};
+
+crate::on_every_store! {
+    order_and_repetition_make_no_difference
+    grouping_makes_no_difference
+    outcomes_and_cells_are_the_models
+    pages_from_any_cursor_give_all
+}
+
+/// Commutative and idempotent: any two deliveries of the same changes, in any order, grouped in any way, some of them
+/// more than once, leave the same cells and the same digest.
+fn order_and_repetition_make_no_difference(store: &Store) {
+    let repeated = prop::collection::vec(any::<Index>(), 0..12);
+    let shuffled = (history(), repeated).prop_flat_map(|(changes, repeated)| {
+        let repeats = repeated.iter().map(|index| index.get(&changes).clone());
+        let all: Vec<_> = changes.iter().cloned().chain(repeats).collect();
+        (Just(changes), Just(all).prop_shuffle(), cuts(), cuts(), any::<bool>())
+    });
+    run(store, 256, shuffled, |(changes, shuffled, updates, groups, is_wide)| {
+        let mut in_order = channel(store, is_wide);
+        in_order.merge_one_by_one(std::slice::from_ref(&changes));
+        let mut out_of_order = channel(store, is_wide);
+        deliver(&mut out_of_order, &cut(&cut(&shuffled, &updates), &groups));
+        prop_assert_eq!(in_order.content(), out_of_order.content());
+        prop_assert_eq!(in_order.head().digest, out_of_order.head().digest);
+        // And everything once more changes nothing at all.
+        let before = (out_of_order.cells(), out_of_order.head());
+        deliver(&mut out_of_order, &cut(&cut(&changes, &groups), &updates));
+        prop_assert_eq!(before, (out_of_order.cells(), out_of_order.head()));
+        Ok(())
+    });
+}
+
+/// Associative: the same changes in the same order, cut into updates and group commits in two ways, leave the same.
+fn grouping_makes_no_difference(store: &Store) {
+    let cases = (history(), cuts(), cuts(), any::<bool>());
+    run(store, 256, cases, |(changes, updates, groups, is_wide)| {
+        let mut grouped = channel(store, is_wide);
+        deliver(&mut grouped, &cut(&cut(&changes, &updates), &groups));
+        let mut single = channel(store, is_wide);
+        single.merge_one_by_one(&changes.iter().map(|change| vec![change.clone()]).collect::<Vec<_>>());
+        prop_assert_eq!(grouped.content(), single.content());
+        prop_assert_eq!(grouped.head().digest, single.head().digest);
+        // The same updates in commits of their own: even versions and positions are the same.
+        let mut apart = channel(store, is_wide);
+        apart.merge_one_by_one(&cut(&changes, &updates));
+        prop_assert_eq!(grouped.cells(), apart.cells());
+        prop_assert_eq!(grouped.head(), apart.head());
+        Ok(())
+    });
+}
+
+/// Version by version and winner by winner: versions grow by one for each update that won anything, winners stand at
+/// `seq` 0, 1, 2 … with their own site, and a sentinel that nobody sent stands behind them.
+fn outcomes_and_cells_are_the_models(store: &Store) {
+    let cases = (history(), cuts(), cuts(), any::<bool>());
+    run(store, 512, cases, |(changes, updates, groups, is_wide)| {
+        let mut channel = channel(store, is_wide);
+        let mut model = model(is_wide);
+        for group in cut(&cut(&changes, &updates), &groups) {
+            let expected: Vec<_> = group.iter().map(|update| model.update(update)).collect();
+            prop_assert_eq!(channel.merge(&group, &Clamp::default()), expected);
+            prop_assert_eq!(channel.head().version, model.version);
+            prop_assert_eq!(channel.content(), model.content());
+        }
+        let found = channel.cells();
+        for ((table, pk, cid), expected) in model.cells() {
+            let same = |cell: &&_| {
+                let causeway_storage::conformance::Stored { table: t, pk: p, cid: c, .. } = *cell;
+                (t, p, c) == (&table, &pk, &cid)
+            };
+            let cell = found.iter().find(same).expect("contents are equal");
+            prop_assert_eq!(&cell.site_id, &expected.site_id);
+            prop_assert_eq!(cell.at.version, expected.version);
+            match expected.at {
+                Some(at) => prop_assert_eq!(cell.at, at),
+                None => prop_assert!(
+                    model
+                        .cells()
+                        .filter_map(|(_, c)| c.at)
+                        .all(|at| at.version != cell.at.version || at < cell.at)
+                ),
+            }
+        }
+        // The writer looks the same rows up that readers page.
+        for (table, pk) in [("t", "1"), ("t", "2"), ("u", "1")] {
+            let mut row = channel.row(table, pk);
+            row.sort_by_key(|cell| cell.at);
+            let paged = found.iter().filter(|cell| cell.table == table && cell.pk == pk);
+            prop_assert_eq!(&row, &paged.cloned().collect::<Vec<_>>());
+        }
+        Ok(())
+    });
+}
+
+/// What lies after a position is what a page after it gives; pages of any size give all of it.
+fn pages_from_any_cursor_give_all(store: &Store) {
+    let cases = (history(), cuts(), 1usize..8);
+    run(store, 64, cases, |(changes, updates, limit)| {
+        let mut channel = channel(store, false);
+        channel.merge_one_by_one(&cut(&changes, &updates));
+        let all = channel.cells();
+        let mut reader = channel.store.reader(&channel.name).expect("readable");
+        let cursors =
+            all.iter().map(|cell| cell.at).chain((0..=channel.head().version).map(Position::end_of));
+        for cursor in cursors.chain([Position::default()]) {
+            let mut paged = Vec::new();
+            let mut after = cursor;
+            loop {
+                let (page, version) = collect(limit, |visit| reader.read(after, visit));
+                prop_assert_eq!(version, channel.head().version);
+                let Some(last) = page.last() else { break };
+                after = last.at;
+                paged.extend(page);
+            }
+            prop_assert_eq!(paged, all.iter().filter(|cell| cell.at > cursor).cloned().collect::<Vec<_>>());
+        }
+        Ok(())
+    });
+}
+
+fn run<S: Strategy>(
+    store: &Store,
+    cases: u32,
+    strategy: S,
+    test: impl Fn(S::Value) -> Result<(), TestCaseError>,
+) {
+    let config = Config { cases: store.cases(cases), failure_persistence: None, ..Config::default() };
+    if let Err(failure) = TestRunner::new(config).run(&strategy, test) {
+        panic!("{failure}");
+    }
+}
+
+/// Up to 40 valid changes to few cells, so that they meet.
+fn history() -> impl Strategy<Value = Vec<OwnedChange>> {
+    prop::collection::vec(change(), 1..40)
+}
+
+fn change() -> impl Strategy<Value = OwnedChange> {
+    let row = select(vec![("t", "1"), ("t", "1"), ("t", "2"), ("u", "1")]);
+    let cid = select(vec![SENTINEL, "a", "b", "wide 7", "wide 99"]);
+    let clocks = (0u64..4, select(vec![1u64, 1, 1, 1, 2, 2, 3, 3, 4, 5, 6]));
+    let sender = (select(vec!["A", "B"]), 0u64..9, 0u64..9);
+    (row, cid, value(), clocks, sender).prop_map(|((table, pk), cid, val, (col_version, cl), sender)| {
+        // Only a sentinel deletes, and a sentinel has its row's clock and no value.
+        let is_sentinel = cid == SENTINEL || cl % 2 == 0;
+        let (site_id, db_version, seq) = sender;
+        OwnedChange {
+            table: table.into(),
+            pk: pk.into(),
+            cid: if is_sentinel { SENTINEL } else { cid }.into(),
+            val: if is_sentinel { OwnedValue::Null } else { val },
+            col_version: if is_sentinel { cl } else { col_version },
+            db_version,
+            site_id: site_id.into(),
+            cl,
+            seq,
+        }
+    })
+}
+
+fn value() -> impl Strategy<Value = OwnedValue> {
+    prop_oneof![
+        Just(OwnedValue::Null),
+        select(vec![-1i64, 0, 1, 2, i64::MIN, i64::MAX]).prop_map(OwnedValue::Integer),
+        select(vec![-1.5f64, 0.0, -0.0, 1.0, 5e-324, 1e308]).prop_map(OwnedValue::Real),
+        select(vec!["", "a", "B", "é", "a\0", "10", "9"]).prop_map(|t| OwnedValue::Text(t.into())),
+        select(vec![&b""[..], &[0], &[0, 255], &[1]]).prop_map(|b| OwnedValue::Blob(b.into())),
+    ]
+}
+
+/// Where to cut a list: before each item for which the next of these, over and over, is true.
+fn cuts() -> impl Strategy<Value = Vec<bool>> {
+    prop::collection::vec(any::<bool>(), 1..12)
+}
+
+fn cut<T: Clone>(items: &[T], cuts: &[bool]) -> Vec<Vec<T>> {
+    let mut pieces = vec![Vec::new()];
+    for (item, is_cut) in items.iter().zip(cuts.iter().cycle()) {
+        if *is_cut {
+            pieces.push(Vec::new());
+        }
+        pieces.last_mut().expect("never empty").push(item.clone());
+    }
+    pieces
+}
+
+fn deliver(channel: &mut Channel, groups: &[Vec<Vec<OwnedChange>>]) {
+    for group in groups {
+        channel.merge(group, &Clamp::default());
+    }
+}
+
+/// A row of more cells than the merge loads at once.
+fn wide_row() -> Vec<OwnedChange> {
+    let cell = |n| OwnedChange::cell("1", &format!("wide {n}"), causeway_storage::Value::Integer(n), 1, 1);
+    (0..150).map(cell).collect()
+}
+
+fn channel(store: &Store, is_wide: bool) -> Channel {
+    let mut channel = store.channel();
+    if is_wide {
+        channel.merge_one_by_one(&[wide_row()]);
+    }
+    channel
+}
+
+fn model(is_wide: bool) -> Model {
+    let mut model = Model::default();
+    if is_wide {
+        model.update(&wide_row());
+    }
+    model
+}

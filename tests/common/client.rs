@@ -1,0 +1,210 @@
+//! A synchronous WebSocket client, written anew for the tests so that it can also break the rules.
+
+use super::frame::{CLOSE, Frame, PING, PONG, TEXT, frame};
+use super::http::{Response, encode, upgrade_request};
+use super::{PATIENCE, changes, pull, update, version};
+use serde_json::Value;
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+/// What came from the server.
+#[derive(Debug)]
+pub enum Event {
+    Frame(Frame),
+    /// The connection is over, by an end or a reset.
+    Ended,
+    /// Nothing in the given time.
+    Nothing,
+}
+
+/// One connection to a channel, after its `connected`.
+pub struct Client {
+    stream: TcpStream,
+    buffer: Vec<u8>,
+    /// The server's `connected`.
+    pub connected: Value,
+    /// Whether pings are answered while the client reads.
+    pub answers_pings: bool,
+    /// Pings seen so far.
+    pub pings: usize,
+}
+
+impl Client {
+    /// Connects to `channel` at `/` and takes the `connected` message.
+    #[track_caller]
+    pub fn connect(addr: SocketAddr, channel: &str) -> Self {
+        Self::connect_to(addr, &format!("/?channel={}", encode(channel)))
+    }
+
+    /// The same with a request target written by the caller.
+    #[track_caller]
+    pub fn connect_to(addr: SocketAddr, target: &str) -> Self {
+        Self::connect_with(addr, target, &[])
+    }
+
+    /// The same, with bytes that follow the handshake in the same write.
+    #[track_caller]
+    pub fn connect_with(addr: SocketAddr, target: &str, early: &[u8]) -> Self {
+        let mut stream = TcpStream::connect(addr).unwrap();
+        stream.set_nodelay(true).unwrap();
+        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        stream.write_all(&[upgrade_request(target).as_bytes(), early].concat()).unwrap();
+        let response = Response::read(&mut stream).expect("an answer to the handshake");
+        assert_eq!(response.status, 101, "{target}: {response:?}");
+        assert_eq!(response.header("sec-websocket-accept"), Some("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="));
+        let mut client =
+            Self { stream, buffer: response.body, connected: Value::Null, answers_pings: true, pings: 0 };
+        client.connected = client.recv_json();
+        assert_eq!(client.connected["type"], "connected");
+        client
+    }
+
+    /// The version that `connected` told.
+    #[track_caller]
+    pub fn connected_version(&self) -> u64 {
+        version(&self.connected)
+    }
+
+    pub fn try_send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.stream.write_all(bytes)
+    }
+
+    /// Sends bytes as they are.
+    #[track_caller]
+    pub fn send_bytes(&mut self, bytes: &[u8]) {
+        self.try_send(bytes).expect("the connection takes bytes");
+    }
+
+    #[track_caller]
+    pub fn send_text(&mut self, text: &str) {
+        self.send_bytes(&frame(TEXT, text.as_bytes()));
+    }
+
+    #[track_caller]
+    pub fn send_json(&mut self, message: &Value) {
+        self.send_text(&message.to_string());
+    }
+
+    /// Ends the client's direction of the connection.
+    pub fn half_close(&self) {
+        self.stream.shutdown(Shutdown::Write).unwrap();
+    }
+
+    /// The next frame or end. Server pings are answered on the way and not returned.
+    pub fn event(&mut self, patience: Duration) -> Event {
+        let deadline = Instant::now() + patience;
+        loop {
+            match Frame::take(&mut self.buffer) {
+                Some(ping) if ping.opcode == PING => {
+                    self.pings += 1;
+                    if self.answers_pings {
+                        let _ = self.try_send(&frame(PONG, &ping.payload));
+                    }
+                    continue;
+                }
+                Some(frame) => return Event::Frame(frame),
+                None => {}
+            }
+            let Some(left) = deadline.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())
+            else {
+                return Event::Nothing;
+            };
+            self.stream.set_read_timeout(Some(left)).unwrap();
+            let mut chunk = [0; 64 << 10];
+            match self.stream.read(&mut chunk) {
+                Ok(0) => return Event::Ended,
+                Ok(n) => self.buffer.extend(&chunk[..n]),
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(_) => return Event::Ended,
+            }
+        }
+    }
+
+    /// The next frame that is no ping.
+    #[track_caller]
+    pub fn recv_frame(&mut self) -> Frame {
+        match self.event(PATIENCE) {
+            Event::Frame(frame) => frame,
+            other => panic!("a frame should come, not {other:?}"),
+        }
+    }
+
+    /// The next message's text.
+    #[track_caller]
+    pub fn recv_text(&mut self) -> String {
+        let frame = self.recv_frame();
+        let text = String::from_utf8_lossy(&frame.payload).into_owned();
+        assert!(frame.opcode == TEXT && frame.fin, "a text frame should come, not {frame:?}: {text}");
+        String::from_utf8(frame.payload).expect("the server sends UTF-8")
+    }
+
+    #[track_caller]
+    pub fn recv_json(&mut self) -> Value {
+        let text = self.recv_text();
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("not JSON ({error}): {text}"))
+    }
+
+    /// The next message, which must be of this type.
+    #[track_caller]
+    pub fn recv_type(&mut self, expected: &str) -> Value {
+        let message = self.recv_json();
+        assert_eq!(message["type"], expected, "in {message}");
+        message
+    }
+
+    /// Sends an update and takes its ack, which must be the next message.
+    #[track_caller]
+    pub fn update(&mut self, client_version: u64, changes: &[Value]) -> Value {
+        self.send_json(&update(client_version, changes));
+        let ack = self.recv_type("ack");
+        assert_eq!(ack["received"], client_version, "in {ack}");
+        ack
+    }
+
+    /// Pulls and takes all pages. Nothing else may come in between.
+    #[track_caller]
+    pub fn pull(&mut self, from: u64) -> Vec<Value> {
+        self.send_json(&pull(from));
+        let mut pages = Vec::new();
+        loop {
+            let page = self.recv_type("update");
+            let more = page["more"].as_bool().unwrap_or_else(|| panic!("a page without more: {page}"));
+            pages.push(page);
+            if !more {
+                return pages;
+            }
+        }
+    }
+
+    /// Pulls and gives the rows of all pages.
+    #[track_caller]
+    pub fn pull_rows(&mut self, from: u64) -> Vec<Value> {
+        self.pull(from).iter().flat_map(changes).cloned().collect()
+    }
+
+    /// Reads on until the connection is over, with the close code if there was one.
+    #[track_caller]
+    pub fn until_closed(&mut self) -> Option<u16> {
+        let deadline = Instant::now() + PATIENCE;
+        let mut code = None;
+        loop {
+            match self.event(deadline.saturating_duration_since(Instant::now())) {
+                Event::Frame(frame) if frame.opcode == CLOSE => {
+                    code = frame.close_code();
+                    let _ = self.try_send(&super::frame(CLOSE, &frame.payload));
+                }
+                Event::Frame(_) => {}
+                Event::Ended => return code,
+                Event::Nothing => panic!("the connection should end, close code so far {code:?}"),
+            }
+        }
+    }
+
+    /// The server closes the connection with this code, and ends it.
+    #[track_caller]
+    pub fn expect_close(&mut self, code: u16) {
+        assert_eq!(self.until_closed(), Some(code), "the close code");
+    }
+}

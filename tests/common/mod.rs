@@ -1,0 +1,84 @@
+//! What all integration tests share: a spawned server, a small synchronous WebSocket client that can also
+//! misbehave, plain HTTP, and a few makers of messages.
+//!
+//! The tests are black boxes: the real binary, real sockets, real files. They say what must hold, never how fast.
+
+#![allow(dead_code, unreachable_pub, unused_imports, unused_macros, missing_docs, clippy::unwrap_used)]
+
+mod client;
+mod frame;
+mod http;
+mod server;
+
+use serde_json::{Value, json};
+use std::time::Duration;
+
+pub use client::{Client, Event};
+pub use frame::{
+    BINARY, CLOSE, CONTINUATION, Frame, Length, PING, PONG, TEXT, close_frame, fragment, frame, wire,
+};
+pub use http::{HANDSHAKE_HEADERS, Response, encode, exchange, upgrade_request};
+pub use server::{Finished, Server, run};
+
+/// How long a test waits for what must come. Nothing is asserted about being quicker.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The site id of the tests' first writer.
+pub const SITE: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+
+/// Makes of each function, which takes a store's name, one test per store.
+macro_rules! on_every_store {
+    ($($test:ident),+ $(,)?) => {
+        mod memory { $(#[test] fn $test() { super::$test("memory") })+ }
+        mod sqlite { $(#[test] fn $test() { super::$test("sqlite") })+ }
+        mod sled { $(#[test] fn $test() { super::$test("sled") })+ }
+    };
+}
+
+/// The same for the stores whose data outlives the process.
+macro_rules! on_durable_stores {
+    ($($test:ident),+ $(,)?) => {
+        mod durable_sqlite { $(#[test] fn $test() { super::$test("sqlite") })+ }
+        mod durable_sled { $(#[test] fn $test() { super::$test("sled") })+ }
+    };
+}
+
+/// A change to one cell of a row in its first life.
+pub fn cell(pk: &str, cid: &str, val: impl Into<Value>, col_version: u64) -> Value {
+    json!(["todos", pk, cid, val.into(), col_version, 1, SITE, 1, 0])
+}
+
+/// The sentinel of a row: even `cl` deletes it, odd revives it.
+pub fn sentinel(pk: &str, cl: u64) -> Value {
+    json!(["todos", pk, "-1", null, cl, 1, SITE, cl, 0])
+}
+
+/// An update as the guide's clients send it, `version` being the client's own.
+pub fn update(version: u64, changes: &[Value]) -> Value {
+    json!({"type": "update", "siteId": SITE, "version": version, "channel": "client-db", "changes": changes})
+}
+
+/// A pull of everything above `version`.
+pub fn pull(version: u64) -> Value {
+    json!({"type": "pull", "siteId": SITE, "version": version, "channel": "client-db"})
+}
+
+/// The changes of an update message.
+pub fn changes(message: &Value) -> &[Value] {
+    message["changes"].as_array().unwrap_or_else(|| panic!("no changes in {message}"))
+}
+
+/// The `version` of a message.
+pub fn version(message: &Value) -> u64 {
+    message["version"].as_u64().unwrap_or_else(|| panic!("no version in {message}"))
+}
+
+/// A number field of a change: 4 `col_version`, 5 `db_version`, 7 `cl`, 8 `seq`.
+pub fn number(change: &Value, field: usize) -> u64 {
+    change[field].as_u64().unwrap_or_else(|| panic!("field {field} is no number in {change}"))
+}
+
+/// The primary keys of the changes, in their order.
+pub fn keys(changes: &[Value]) -> Vec<String> {
+    changes.iter().map(|change| change[1].as_str().unwrap().to_owned()).collect()
+}

@@ -1,0 +1,189 @@
+//! The real binary as a child process.
+
+use super::PATIENCE;
+use super::client::Client;
+use super::http::{Response, exchange};
+use std::io::{BufRead, BufReader, Read};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// A running server, killed when it is dropped.
+pub struct Server {
+    pub addr: SocketAddr,
+    pub data: PathBuf,
+    child: Child,
+    stderr: Option<JoinHandle<String>>,
+    _temp: Option<TempDir>,
+}
+
+impl Server {
+    /// A server on a data directory of its own, which goes with it.
+    pub fn start(store: &str) -> Self {
+        Self::with(store, &[])
+    }
+
+    /// The same with more flags, each a name without dashes and a value.
+    pub fn with(store: &str, settings: &[(&str, &str)]) -> Self {
+        let temp = tempfile::tempdir().unwrap();
+        let mut server = Self::at(&temp.path().join("data"), store, settings);
+        server._temp = Some(temp);
+        server
+    }
+
+    /// A server on a data directory of the caller's.
+    pub fn at(data: &Path, store: &str, settings: &[(&str, &str)]) -> Self {
+        let mut command = command(&["serve", "--listen", "127.0.0.1:0", "--store", store], &[]);
+        command.arg("--data").arg(data);
+        for (name, value) in settings {
+            command.arg(format!("--{name}")).arg(value);
+        }
+        let mut child = command.spawn().unwrap();
+        let (send, receive) = mpsc::channel();
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        // Read to the end, so that the server never blocks on a full pipe.
+        thread::spawn(move || {
+            for line in stdout.lines().map_while(Result::ok) {
+                let _ = send.send(line);
+            }
+        });
+        let stderr = collect(child.stderr.take().unwrap());
+        let deadline = Instant::now() + PATIENCE;
+        let addr = loop {
+            match receive.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(line) => {
+                    if let Some(addr) = bound_address(&line) {
+                        break addr;
+                    }
+                }
+                Err(error) => {
+                    let _ = child.kill();
+                    panic!("no banner ({error}); stderr: {}", stderr.join().unwrap());
+                }
+            }
+        };
+        Self { addr, data: data.to_owned(), child, stderr: Some(stderr), _temp: None }
+    }
+
+    pub fn connect(&self, channel: &str) -> Client {
+        Client::connect(self.addr, channel)
+    }
+
+    /// A bare connection.
+    pub fn tcp(&self) -> TcpStream {
+        let stream = TcpStream::connect(self.addr).unwrap();
+        stream.set_nodelay(true).unwrap();
+        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        stream
+    }
+
+    pub fn http_get(&self, target: &str) -> Response {
+        self.http(&format!("GET {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"))
+    }
+
+    /// Any request, which must be answered.
+    pub fn http(&self, request: &str) -> Response {
+        exchange(self.tcp(), request.as_bytes()).unwrap_or_else(|| panic!("no answer to {request:?}"))
+    }
+
+    /// Sends a signal by its short name.
+    pub fn signal(&self, name: &str) {
+        let kill = Command::new("kill").arg(format!("-{name}")).arg(self.child.id().to_string()).status();
+        assert!(kill.unwrap().success(), "kill -{name}");
+    }
+
+    /// `kill -9`, and no trace of the process left.
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Waits for the process to end by itself.
+    pub fn wait(&mut self) -> ExitStatus {
+        wait(&mut self.child).unwrap_or_else(|| panic!("the server should end"))
+    }
+
+    /// SIGTERM, which must end in exit code 0.
+    pub fn stop(mut self) {
+        self.signal("TERM");
+        assert_eq!(self.wait().code(), Some(0), "the exit code after SIGTERM");
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if let Some(stderr) = self.stderr.take().filter(|_| thread::panicking()) {
+            eprintln!("the server's stderr: {}", stderr.join().unwrap_or_default());
+        }
+    }
+}
+
+/// What a process left behind that ended by itself.
+#[derive(Debug)]
+pub struct Finished {
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+/// Runs the binary until it ends by itself.
+pub fn run(arguments: &[&str], environment: &[(&str, &str)]) -> Finished {
+    let mut child = command(arguments, environment).spawn().unwrap();
+    let (stdout, stderr) = (collect(child.stdout.take().unwrap()), collect(child.stderr.take().unwrap()));
+    let status = wait(&mut child);
+    if status.is_none() {
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+    let (stdout, stderr) = (stdout.join().unwrap(), stderr.join().unwrap());
+    match status {
+        Some(status) => Finished { code: status.code(), stdout, stderr },
+        None => panic!("{arguments:?} should end by itself; stdout: {stdout}\nstderr: {stderr}"),
+    }
+}
+
+/// The binary, away from any configuration of the surroundings.
+fn command(arguments: &[&str], environment: &[(&str, &str)]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_causeway"));
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("CAUSEWAY_") || name == "RUST_LOG" {
+            command.env_remove(name);
+        }
+    }
+    command.args(arguments).envs(environment.iter().copied()).current_dir(std::env::temp_dir());
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// Reads a pipe to its end on a thread of its own.
+fn collect(mut pipe: impl Read + Send + 'static) -> JoinHandle<String> {
+    thread::spawn(move || {
+        let mut bytes = Vec::new();
+        let _ = pipe.read_to_end(&mut bytes);
+        String::from_utf8_lossy(&bytes).into_owned()
+    })
+}
+
+fn wait(child: &mut Child) -> Option<ExitStatus> {
+    let deadline = Instant::now() + PATIENCE;
+    while Instant::now() < deadline {
+        if let Some(status) = child.try_wait().unwrap() {
+            return Some(status);
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+    None
+}
+
+/// The address in a banner line with `ws://127.0.0.1:PORT`.
+fn bound_address(line: &str) -> Option<SocketAddr> {
+    let (_, url) = line.split_once("ws://")?;
+    let end = url.find(|c: char| !(c.is_ascii_digit() || ".:".contains(c))).unwrap_or(url.len());
+    Some(url[..end].parse().unwrap_or_else(|_| panic!("no address in the banner line {line:?}")))
+}
