@@ -144,7 +144,7 @@ settings! {
     /// How long a channel's store stays open unused, in milliseconds.
     channel_idle_ms: u64 = 60_000, TIME;
     /// The store's cache, in bytes for each open channel.
-    cache_bytes: usize = 1 << 20, 1 << 16..=1 << 40;
+    cache_bytes: usize = 8 << 20, 1 << 16..=1 << 40;
 
     /// The busiest channels that /metrics shows one by one.
     metrics_channels: usize = 20, 0..=1_000;

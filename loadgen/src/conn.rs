@@ -51,7 +51,7 @@ impl ConnError {
     /// A short stable name to count by.
     pub(crate) fn code(&self) -> String {
         match self {
-            Self::Io(e) => format!("io {}", e.kind()),
+            Self::Io(e) => e.to_string(),
             Self::Refused(_) => "refused".into(),
             Self::Protocol(_) => "protocol".into(),
             Self::Closed(code) => format!("closed {code}"),
@@ -121,22 +121,12 @@ impl Conn {
         frame::write_masked(&mut self.outbox, Opcode::Text, payload, mask);
     }
 
-    /// Bytes queued and not yet taken by the socket.
-    pub(crate) fn queued_bytes(&self) -> usize {
-        self.outbox.len() - self.written
-    }
-
     /// Writes what is queued, waits for bytes from the server and hands each whole message to `on_text`.
     ///
     /// Returns after each read, also when no message was complete. May be dropped at any point (in a `select!` or a
     /// timeout) without losing a byte.
     pub(crate) async fn turn(&mut self, mut on_text: impl FnMut(&[u8])) -> Result<(), ConnError> {
         poll_fn(|cx| self.poll_turn(cx, &mut on_text)).await
-    }
-
-    /// Writes all that is queued. What arrives meanwhile waits for the next turn.
-    pub(crate) async fn flush(&mut self) -> Result<(), ConnError> {
-        poll_fn(|cx| self.poll_flush(cx)).await
     }
 
     /// The bytes read and written since this was last asked.

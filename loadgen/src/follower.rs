@@ -1,6 +1,9 @@
 //! Runs one follower: reads all that comes, and keeps what it has seen.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::cells::Cells;
 use crate::conn::Conn;
@@ -15,6 +18,8 @@ use crate::verdict::VersionGuard;
 #[derive(Debug)]
 pub(crate) struct Follower {
     pub(crate) number: usize,
+    /// The writer's side of the figures; None for a follower that none counts.
+    sent: Option<Arc<Sent>>,
     state: Mutex<State>,
 }
 
@@ -29,9 +34,10 @@ struct State {
 }
 
 impl Follower {
-    pub(crate) fn new(number: usize, overwritten: bool) -> Arc<Self> {
+    pub(crate) fn new(number: usize, overwritten: bool, sent: Option<Arc<Sent>>) -> Arc<Self> {
         Arc::new(Self {
             number,
+            sent,
             state: Mutex::new(State {
                 seen: Cells::new(overwritten),
                 next_update: 0,
@@ -61,20 +67,44 @@ impl Follower {
     }
 
     /// Follows until the connection ends, which is a fault, or the task is aborted.
-    pub(crate) async fn follow(&self, run: &Run, plan: &Plan, sent: &Sent, mut conn: Conn) {
-        loop {
-            let turn = conn.turn(|text| self.state().take(text, self.number, run, plan, sent)).await;
-            run.count_bytes(self.number, &mut conn);
-            if let Err(e) = turn {
-                return run.connection_lost(&format!("follower {} of {}", self.number, plan.channel), &e);
+    pub(crate) async fn follow(&self, run: &Run, plan: &Plan, mut conn: Conn) {
+        while self.turn(run, plan, &mut conn).await {}
+    }
+
+    /// The same, but reads nothing for `stall`, then as long as something comes, and so on until the load is over.
+    ///
+    /// A server may not grow meanwhile, must not hang up, and owes the follower all of it afterwards.
+    pub(crate) async fn follow_stalling(&self, run: &Run, plan: &Plan, mut conn: Conn, stall: Duration) {
+        while run.meter.now_ns() < run.meter.closes_ns() {
+            if self.greeted() {
+                tokio::time::sleep(stall).await;
+            }
+            let until = Instant::now() + stall;
+            while Instant::now() < until {
+                match tokio::time::timeout_at(until, self.turn(run, plan, &mut conn)).await {
+                    Ok(false) => return,
+                    Ok(true) | Err(_) => {}
+                }
             }
         }
+        self.follow(run, plan, conn).await;
+    }
+
+    /// One turn of the socket; false when the connection has ended.
+    async fn turn(&self, run: &Run, plan: &Plan, conn: &mut Conn) -> bool {
+        let turn = conn.turn(|text| self.state().take(text, self, run, plan)).await;
+        run.count_bytes(self.number, conn);
+        turn.inspect_err(|e| run.connection_lost(&self.name(plan), e)).is_ok()
+    }
+
+    fn name(&self, plan: &Plan) -> String {
+        format!("follower {} of {}", self.number, plan.channel)
     }
 }
 
 impl State {
-    fn take(&mut self, text: &[u8], number: usize, run: &Run, plan: &Plan, sent: &Sent) {
-        let name = || format!("follower {number} of {}", plan.channel);
+    fn take(&mut self, text: &[u8], follower: &Follower, run: &Run, plan: &Plan) {
+        let name = || follower.name(plan);
         let version = match self.scanner.read(text, plan) {
             Ok(Incoming::Update { version, .. }) => version,
             Ok(Incoming::Connected { version }) => {
@@ -98,11 +128,12 @@ impl State {
         }
         run.verdict
             .faults(self.scanner.foreign, || vec![format!("{}: got changes that nobody sent", name())]);
-        self.count(number, run, plan, sent);
+        self.count(follower, run, plan);
     }
 
     /// Counts what is new: a page that repeats what a follower has is no delivery.
-    fn count(&mut self, number: usize, run: &Run, plan: &Plan, sent: &Sent) {
+    fn count(&mut self, follower: &Follower, run: &Run, plan: &Plan) {
+        let Follower { number, sent, .. } = follower;
         let now_ns = run.meter.now_ns();
         let (mut updates, mut changes) = (0, 0);
         let mut last = None;
@@ -115,12 +146,16 @@ impl State {
             if last != Some(change.update) {
                 last = Some(change.update);
                 updates += 1;
-                run.meter.latency(number, Latency::Delivery, sent.at_ns(change.update), now_ns);
+                if let Some(sent) = sent {
+                    run.meter.latency(*number, Latency::Delivery, sent.at_ns(change.update), now_ns);
+                }
             }
             self.next_update = self.next_update.max(change.update + 1);
         }
-        sent.reached(from, self.next_update);
-        run.meter.add(number, Count::Deliveries, updates);
-        run.meter.add(number, Count::DeliveredChanges, changes);
+        if let Some(sent) = sent {
+            sent.reached(from, self.next_update);
+            run.meter.add(*number, Count::Deliveries, updates);
+            run.meter.add(*number, Count::DeliveredChanges, changes);
+        }
     }
 }

@@ -130,6 +130,13 @@ pub(crate) struct Fanout {
     /// Connections that follow the channel
     #[arg(long, default_value_t = 100)]
     pub(crate) followers: usize,
+    /// Further followers that stop reading for --stall-ms, again and again; they are verified like all others, but no
+    /// figure counts them and no update waits for them
+    #[arg(long, default_value_t = 0)]
+    pub(crate) stalling_followers: usize,
+    /// How long a stalling follower reads nothing
+    #[arg(long, default_value_t = 2_000)]
+    pub(crate) stall_ms: u64,
     /// What an update in flight waits for
     #[arg(long, value_enum, default_value_t = Window::Deliveries)]
     pub(crate) window: Window,
@@ -298,7 +305,7 @@ mod tests {
             "merge",
             "merge --channels 64 --changes 1 --in-flight 8 --seconds 5 --pid 1",
             "--url ws://127.0.0.1:1/ merge --rate 1000 --rows 10 --connections-per-channel 10",
-            "fanout --followers 500 --window acks --in-flight 16 --slow-follower",
+            "fanout --followers 500 --window acks --in-flight 16 --slow-follower --stalling-followers 1",
             "pull --pulls 3",
             "idle --connections 5000",
             "mixed --followers 0",

@@ -91,7 +91,7 @@ impl Replica {
             row.cl = edit.cl;
             row.cells.clear();
         }
-        if edit.cid == SENTINEL || edit.cl % 2 == 0 {
+        if edit.cid == SENTINEL || edit.cl.is_multiple_of(2) {
             return;
         }
         let cell = (edit.col_version, edit.val.clone());

@@ -77,12 +77,8 @@ impl Scanner {
                 }
             }
         }
-        if memmem::find(head, b"\"type\":\"update\"")
-            .or_else(|| memmem::find(rest, b"\"type\":\"update\""))
-            .is_none()
-        {
-            return None;
-        }
+        let of_update = b"\"type\":\"update\"";
+        memmem::find(head, of_update).or_else(|| memmem::find(rest, of_update))?;
         let version = number_of(head, b"\"version\":").or_else(|| number_of(rest, b"\"version\":"))?;
         let more = flag_of(head, b"\"more\":").or_else(|| flag_of(rest, b"\"more\":"));
         Some(Incoming::Update { version, more })

@@ -3,7 +3,7 @@
 //! | file | what it holds |
 //! | --- | --- |
 //! | [`change`] | a change, its values, their order |
-//! | [`merge`] | the merge rule, pure, and the merge of one group commit over it |
+//! | [`mod@merge`] | the merge rule, pure, and the merge of one group commit over it |
 //! | [`digest`] | the content digest of a channel |
 //! | [`store`] | the contract of a backend: [`ChangeStore`], [`ChannelStore`], [`ChannelReader`] |
 //! | [`registry`] | the backends by name, with what each can do |

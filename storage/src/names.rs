@@ -40,6 +40,22 @@ pub fn file_stem(channel: &str) -> String {
     stem
 }
 
+/// The channel whose [`file_stem`] this is; `None` if the stem ends in a hash, or is none that we make.
+pub fn of_file_stem(stem: &str) -> Option<String> {
+    let mut name = Vec::with_capacity(stem.len());
+    let mut bytes = stem.bytes();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'%' => {
+                let digit = |b: Option<u8>| char::from(b?).to_digit(16);
+                name.push((digit(bytes.next())? * 16 + digit(bytes.next())?) as u8);
+            }
+            plain => name.push(plain),
+        }
+    }
+    String::from_utf8(name).ok().filter(|name| file_stem(name) == stem)
+}
+
 fn push_hex(stem: &mut String, before: &str, byte: u8) {
     write!(stem, "{before}{byte:02x}").expect("a String takes whatever is written to it");
 }
@@ -59,6 +75,9 @@ mod tests {
         let long_b = format!("{}e", "é".repeat(127));
         let dots = ".".repeat(255);
         let names = ["Foo", "foo", "FOO", "NUL", "nul", "a/b", "a%2fb", ".", "..", &long_a, &long_b, &dots];
+        for name in names {
+            assert_eq!(of_file_stem(&file_stem(name)).as_deref(), (name.len() < 100).then_some(name));
+        }
         let stems: HashSet<String> = names.iter().map(|n| file_stem(n).to_lowercase()).collect();
         assert_eq!(stems.len(), names.len());
         for stem in stems {

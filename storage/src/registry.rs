@@ -42,14 +42,14 @@ pub struct StoreOptions {
     pub dir: PathBuf,
     /// What a commit survives.
     pub durability: Durability,
-    /// The cache of one open channel (SQLite), or of the whole store (sled, 64 times this), in bytes.
+    /// The cache of one open channel (SQLite), or of the whole store (sled, 8 times this), in bytes.
     pub cache_bytes: usize,
 }
 
 impl StoreOptions {
-    /// Options for `dir` at full durability with the default cache of 1 MiB.
+    /// Options for `dir` at full durability with the default cache of 8 MiB.
     pub fn new(dir: impl Into<PathBuf>) -> Self {
-        StoreOptions { dir: dir.into(), durability: Durability::Full, cache_bytes: 1 << 20 }
+        StoreOptions { dir: dir.into(), durability: Durability::Full, cache_bytes: 8 << 20 }
     }
 }
 

@@ -1,6 +1,6 @@
 //! The contract of a backend.
 //!
-//! A backend keeps cells and decides nothing: [`crate::merge`] looks clocks up, applies the rule and says what to
+//! A backend keeps cells and decides nothing: [`mod@crate::merge`] looks clocks up, applies the rule and says what to
 //! write. What a backend owes:
 //!
 //! - **Atomic.** Everything between [`ChannelStore::begin`] and [`ChannelStore::commit`] is there afterwards, or none

@@ -31,22 +31,29 @@ pub(super) async fn run(run: Arc<Run>, scenario: &Scenario, fanout: &Fanout) -> 
 
     let mut following = JoinSet::new();
     let mut followers = Vec::new();
-    for number in 0..fanout.followers {
-        let conn = run
-            .connect(&plan.channel, ConnectWith::default())
-            .await
-            .map_err(|e| format!("follower {number}: {e}"))?;
-        let follower = Follower::new(number, overwritten);
+    for number in 0..fanout.followers + fanout.stalling_followers {
+        let stalls = number >= fanout.followers;
+        // A stalling follower's backlog should wait in the server, not in this side's socket.
+        let with = ConnectWith { receive_buffer: stalls.then_some(4096), ..ConnectWith::default() };
+        let conn = run.connect(&plan.channel, with).await.map_err(|e| format!("follower {number}: {e}"))?;
+        let follower = Follower::new(number, overwritten, (!stalls).then(|| Arc::clone(&sent)));
         followers.push(Arc::clone(&follower));
-        let (run, plan, sent) = (Arc::clone(&run), Arc::clone(&plan), Arc::clone(&sent));
-        following.spawn(async move { follower.follow(&run, &plan, &sent, conn).await });
+        let (run, plan) = (Arc::clone(&run), Arc::clone(&plan));
+        let stall = Duration::from_millis(fanout.stall_ms);
+        following.spawn(async move {
+            if stalls {
+                follower.follow_stalling(&run, &plan, conn, stall).await;
+            } else {
+                follower.follow(&run, &plan, conn).await;
+            }
+        });
     }
     // A follower counts from its greeting on: before it, the server may not have added it to the channel.
     if !wait(run.drain_limit(), || followers.iter().all(|follower| follower.greeted())).await {
         return Err("not all followers were greeted".into());
     }
     let role = Role {
-        who: fanout.followers,
+        who: followers.len(),
         index: 0,
         writers: 1,
         changes: writing.changes,

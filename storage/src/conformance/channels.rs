@@ -1,6 +1,7 @@
 //! Channels: made, named, listed, kept apart, removed.
 
 use std::collections::BTreeSet;
+use std::thread;
 
 use super::kit::{Context, Stored, assert_cells, commit, head, read_all, row};
 use crate::change::Value;
@@ -138,6 +139,42 @@ pub fn many_channels_are_kept_apart(context: &Context) {
         let (cells, version) = read_all(&mut *store.reader(&format!("channel-{n}")).expect("readable"));
         assert_cells(&cells, &[Stored::new("1", "n", Value::Integer(n), 2, 0)]);
         assert_eq!(version, 2);
+    }
+}
+
+/// Threads make, fill and read channels of their own at once, while the list of channels is asked for.
+pub fn writers_of_different_channels_do_not_meet(context: &Context) {
+    const VERSIONS: u64 = 25;
+    let store = context.open();
+    thread::scope(|scope| {
+        for writer in 0..4 {
+            let store = &store;
+            scope.spawn(move || {
+                for n in 0..3 {
+                    let name = format!("{writer}-{n}");
+                    let mut channel = store.open(&name).expect("opened");
+                    let mut reader = store.reader(&name).expect("readable");
+                    for version in 1..=VERSIONS {
+                        let cells = [("same", version * 10 + writer), ("moves", version)];
+                        let cells = (0..).zip(cells).map(|(seq, (cid, val))| {
+                            Stored::new("1", cid, Value::Integer(val as i64), version, seq)
+                        });
+                        let cells: Vec<_> = cells.collect();
+                        commit(&mut *channel, &cells);
+                        assert_eq!(read_all(&mut *reader), (cells, version));
+                    }
+                    assert!(store.channels().expect("listed").contains(&name));
+                }
+            });
+        }
+    });
+    let store = context.reopen(store);
+    assert_eq!(store.channels().expect("listed").len(), 12);
+    for writer in 0..4 {
+        let (cells, version) = read_all(&mut *store.reader(&format!("{writer}-2")).expect("readable"));
+        assert_eq!(version, VERSIONS);
+        let val = Value::Integer((VERSIONS * 10 + writer) as i64);
+        assert!(cells[0] == Stored::new("1", "same", val, VERSIONS, 0), "{cells:?}");
     }
 }
 

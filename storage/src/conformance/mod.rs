@@ -1,4 +1,4 @@
-//! One suite for every backend: what the contract in [`crate::store`] says, as checks that take any [`Backend`].
+//! One suite for every backend: what the contract in [`crate::store`] says, as checks that take any [`Backend`](crate::Backend).
 //!
 //! A backend adopts it in one line of an integration test, and each check is a test of its own there:
 //!
@@ -18,9 +18,6 @@ pub use kit::{Context, Stored, collect, read_all};
 pub use paging::*;
 pub use transactions::*;
 
-#[allow(unused_imports, reason = "the docs name it")]
-use crate::registry::Backend;
-
 /// Makes a module of the given name with one `#[test]` for each check, run on a backend. The third argument is a
 /// function that calls its argument, a `FnOnce(&Path)`, with a directory that is empty or not there yet.
 #[macro_export]
@@ -34,6 +31,7 @@ macro_rules! conformance_tests {
             names_that_are_none_are_refused
             every_name_has_a_channel_of_its_own
             many_channels_are_kept_apart
+            writers_of_different_channels_do_not_meet
             a_removed_channel_is_gone
             a_directory_has_one_store
             // Transactions

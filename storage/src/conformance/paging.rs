@@ -101,9 +101,12 @@ pub fn a_reader_sees_commits_but_nothing_before(context: &Context) {
         assert_eq!((cells.len() as u64, at), (version, version));
         assert_eq!(reader.head().expect("read"), head(version));
     }
-    // It goes on when the writer is gone.
+    // It goes on when the writer is gone, and sees the next one's commits.
     drop(channel);
     assert_eq!(read_all(&mut *reader).1, 5);
+    commit(&mut *store.open("a").expect("opened"), &[cell(0, 6)]);
+    let (cells, at) = read_all(&mut *reader);
+    assert_eq!((cells.len(), cells.last(), at), (5, Some(&cell(0, 6)), 6));
 }
 
 /// In the middle of a read, commits move every cell and remove some: the read ends with the state it began with.

@@ -210,9 +210,13 @@ impl<'a> Rows<'a> {
         }
     }
 
-    /// Writes what has changed.
+    /// Writes what has changed, in the order of the keys: neighbours share the pages of an index.
     pub(super) fn write(&self, store: &mut dyn ChannelStore) -> Result<()> {
-        for cell in &self.cells {
+        let key = |cell: &CellState<'a>| (self.rows[cell.row].table, self.rows[cell.row].pk);
+        let mut changed: Vec<&CellState<'a>> =
+            self.cells.iter().filter(|cell| !matches!(cell.now, State::Loaded { .. })).collect();
+        changed.sort_unstable_by(|a, b| key(a).cmp(&key(b)).then_with(|| a.cid.cmp(&b.cid)));
+        for cell in changed {
             let Row { table, pk, .. } = self.rows[cell.row];
             match (&cell.now, cell.stored) {
                 (State::Won { change, at, .. }, stored) => {

@@ -1,7 +1,7 @@
 //! A channel's writer: a transaction is a batch in memory that its own reads see.
 
 use std::collections::BTreeMap;
-use std::ops::Bound;
+use std::ops::{Bound, ControlFlow};
 use std::sync::Arc;
 
 use sled::{Batch, IVec};
@@ -41,27 +41,38 @@ impl SledChannel {
         }
     }
 
-    /// All that lies under keys with this prefix for this transaction, in no particular order.
-    fn prefix(&self, prefix: &[u8]) -> Result<Vec<(IVec, IVec)>> {
-        let mut found = Vec::new();
+    /// Gives all that lies under keys with this prefix for this transaction, in no particular order, until `visit` breaks.
+    fn scan(
+        &self,
+        prefix: &[u8],
+        mut visit: impl FnMut(&[u8], &IVec) -> Result<ControlFlow<()>>,
+    ) -> Result<()> {
         for item in self.engine.prefix(&self.channel, prefix)? {
             let (key, value) = item?;
-            if !self.pending.contains_key(&*key) {
-                found.push((key, value));
+            if !self.pending.contains_key(&*key) && visit(&key, &value)?.is_break() {
+                return Ok(());
             }
         }
         let from = (Bound::Included(prefix), Bound::Unbounded);
-        let pending = self.pending.range::<[u8], _>(from).take_while(|(key, _)| key.starts_with(prefix));
-        found.extend(pending.filter_map(|(key, value)| Some((IVec::from(&key[..]), value.clone()?))));
-        Ok(found)
+        for (key, value) in self.pending.range::<[u8], _>(from).take_while(|(key, _)| key.starts_with(prefix))
+        {
+            if let Some(value) = value
+                && visit(key, value)?.is_break()
+            {
+                return Ok(());
+            }
+        }
+        Ok(())
     }
 
-    /// The position that is kept as `bytes`, and the cell that lies there.
-    fn at(&self, bytes: &[u8]) -> Result<(Position, IVec)> {
-        let at = codec::position(bytes).ok_or_else(|| self.corrupt("a position cannot be read"))?;
-        let cell = self.get(&codec::position_key(self.shared.id, at))?;
-        let cell = cell.ok_or_else(|| self.corrupt(format!("there is no cell at {at:?}")))?;
-        Ok((at, cell))
+    /// Gives the cell whose position is kept as `position`.
+    fn visit(&self, position: &[u8], visit: CellVisitor<'_>) -> Result<ControlFlow<()>> {
+        let at = codec::position(position).ok_or_else(|| self.corrupt("a position cannot be read"))?;
+        let bytes = self.get(&codec::position_key(self.shared.id, at))?;
+        let bytes = bytes.ok_or_else(|| self.corrupt(format!("there is no cell at {at:?}")))?;
+        let cell = codec::cell(at, &bytes)
+            .ok_or_else(|| self.corrupt(format!("the cell at {at:?} cannot be read")))?;
+        Ok(visit(&cell))
     }
 
     /// The cells that the transaction takes away from readers of the last commit.
@@ -96,11 +107,13 @@ impl ChannelStore for SledChannel {
     }
 
     fn peers(&mut self) -> Result<Vec<TrackedPeer>> {
-        let found = self.prefix(&codec::peers_prefix(self.shared.id))?;
-        let read = |(key, value): &(IVec, IVec)| {
-            codec::peer(key, value).ok_or_else(|| self.corrupt("a tracked peer cannot be read"))
-        };
-        let mut peers = found.iter().map(read).collect::<Result<Vec<_>>>()?;
+        let mut peers = Vec::new();
+        self.scan(&codec::peers_prefix(self.shared.id), |key, value| {
+            let peer =
+                codec::peer(key, value).ok_or_else(|| self.corrupt("a tracked peer cannot be read"))?;
+            peers.push(peer);
+            Ok(ControlFlow::Continue(()))
+        })?;
         peers.sort_unstable();
         Ok(peers)
     }
@@ -112,22 +125,13 @@ impl ChannelStore for SledChannel {
 
     fn row(&mut self, table: &str, pk: &str, visit: CellVisitor<'_>) -> Result<()> {
         let prefix = codec::row_prefix(self.shared.id, table, pk).ok_or_else(|| self.too_long())?;
-        for (_, position) in self.prefix(&prefix)? {
-            let (at, bytes) = self.at(&position)?;
-            let cell = codec::cell(at, &bytes).ok_or_else(|| self.corrupt("a cell cannot be read"))?;
-            if visit(&cell).is_break() {
-                break;
-            }
-        }
-        Ok(())
+        self.scan(&prefix, |_, position| self.visit(position, visit))
     }
 
     fn cell(&mut self, table: &str, pk: &str, cid: &str, visit: CellVisitor<'_>) -> Result<()> {
         let key = codec::cell_key(self.shared.id, table, pk, cid).ok_or_else(|| self.too_long())?;
         if let Some(position) = self.get(&key)? {
-            let (at, bytes) = self.at(&position)?;
-            let cell = codec::cell(at, &bytes).ok_or_else(|| self.corrupt("a cell cannot be read"))?;
-            let _ = visit(&cell);
+            let _ = self.visit(&position, visit)?;
         }
         Ok(())
     }

@@ -24,7 +24,7 @@ const FLUSH_EVERY_MS: u64 = 500;
 /// The same where nothing need survive.
 const LAZY_FLUSH_EVERY_MS: u64 = 5_000;
 /// How many caches of a channel the whole store has.
-const CACHES: usize = 64;
+const CACHES: usize = 8;
 /// How long to wait for a database that this process has just closed: sled's threads let go of it a little later.
 const LET_GO: Duration = Duration::from_secs(5);
 

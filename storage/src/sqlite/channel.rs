@@ -7,7 +7,7 @@ use rusqlite::{Connection, Row, ToSql, params};
 
 use super::{error, open};
 use crate::change::{Position, Value};
-use crate::error::Result;
+use crate::error::{Result, StoreError};
 use crate::registry::StoreOptions;
 use crate::store::{Cell, CellVisitor, ChannelStore, Head, TrackedPeer};
 
@@ -43,6 +43,17 @@ impl SqliteChannel {
     fn execute(&self, doing: &'static str, sql: &str, params: impl rusqlite::Params) -> Result<usize> {
         let run = || self.conn.prepare_cached(sql)?.execute(params);
         run().map_err(|e| error(&self.channel, doing, e))
+    }
+
+    /// Runs what must write one cell. If it does not, the caller and the file disagree about where the cells stand.
+    fn write_cell(&self, doing: &'static str, sql: &str, params: impl rusqlite::Params) -> Result<()> {
+        match self.execute(doing, sql, params)? {
+            1 => Ok(()),
+            n => {
+                let detail = format!("{n} cells stand where one should, while {doing}");
+                Err(StoreError::Corrupt { channel: self.channel.clone(), detail })
+            }
+        }
     }
 
     fn select(&self, sql: &str, params: impl rusqlite::Params, visit: CellVisitor<'_>) -> Result<()> {
@@ -99,25 +110,23 @@ impl ChannelStore for SqliteChannel {
         let (col_version, cl) = (col_version as i64, cl as i64);
         let (version, seq) = (at.version as i64, at.seq as i64);
         match old {
-            None => self.execute(
-                "writing a cell",
+            None => self.write_cell(
+                "adding a cell",
                 "INSERT INTO crdt_changes VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
                 params![table, pk, cid, Sql(val), col_version, version, site_id, cl, seq],
             ),
-            Some(old) => self.execute(
-                "writing a cell",
+            Some(old) => self.write_cell(
+                "replacing a cell",
                 "UPDATE crdt_changes SET val = ?1, col_version = ?2, db_version = ?3, site_id = ?4, cl = ?5, seq = ?6
                  WHERE db_version = ?7 AND seq = ?8",
                 params![Sql(val), col_version, version, site_id, cl, seq, old.version as i64, old.seq as i64],
             ),
-        }?;
-        Ok(())
+        }
     }
 
     fn remove(&mut self, _table: &str, _pk: &str, _cid: &str, old: Position) -> Result<()> {
         let sql = "DELETE FROM crdt_changes WHERE db_version = ?1 AND seq = ?2";
-        self.execute("removing a cell", sql, [old.version as i64, old.seq as i64])?;
-        Ok(())
+        self.write_cell("removing a cell", sql, [old.version as i64, old.seq as i64])
     }
 
     fn track(&mut self, peer: &TrackedPeer) -> Result<()> {

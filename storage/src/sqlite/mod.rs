@@ -60,8 +60,11 @@ impl ChangeStore for SqliteStore {
         let mut channels = Vec::new();
         for entry in fs::read_dir(&self.options.dir).map_err(|e| self.directory_error(e))? {
             let path = entry.map_err(|e| self.directory_error(e))?.path();
-            if path.extension().is_some_and(|e| e == "db") {
-                channels.push(open::channel_of(&path)?);
+            let Some(stem) = path.file_name().and_then(|name| name.to_str()?.strip_suffix(".db")) else { continue };
+            match names::of_file_stem(stem) {
+                Some(name) => channels.push(name),
+                // Its name is only in the file; while that is being made it is no channel yet.
+                None => channels.extend(open::channel_of(&path)?),
             }
         }
         Ok(channels)

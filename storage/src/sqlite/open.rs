@@ -48,15 +48,27 @@ pub(super) fn reader(path: &Path, channel: &str, options: &StoreOptions) -> Resu
     // A read-only handle cannot open a file in WAL mode that nobody else has open, so this one just promises.
     let conn = connect(path, OpenFlags::empty(), options).map_err(failed)?;
     conn.pragma_update(None, "query_only", true).map_err(failed)?;
+    if is_empty(&conn).map_err(failed)? {
+        return Err(StoreError::Engine {
+            channel: channel.into(),
+            engine: "SQLite",
+            doing: "opening its file for reading",
+            detail: "there is no such channel".into(),
+        });
+    }
     check(&conn, channel)?;
     Ok(conn)
 }
 
-/// The channel whose file this is.
-pub(super) fn channel_of(path: &Path) -> Result<String> {
+/// The channel whose file this is; `None` if the file is not finished.
+pub(super) fn channel_of(path: &Path) -> Result<Option<String>> {
     let failed = |e| error(&path.to_string_lossy(), "reading its name", e);
     let conn = Connection::open_with_flags(path, flags()).map_err(failed)?;
-    conn.query_row("SELECT channel FROM causeway_state", [], |row| row.get(0)).map_err(failed)
+    conn.busy_timeout(BUSY_TIMEOUT).map_err(failed)?;
+    if is_empty(&conn).map_err(failed)? {
+        return Ok(None);
+    }
+    conn.query_row("SELECT channel FROM causeway_state", [], |row| row.get(0)).map(Some).map_err(failed)
 }
 
 /// Version and digest of the last commit.
@@ -86,6 +98,9 @@ fn connect(path: &Path, more: OpenFlags, options: &StoreOptions) -> rusqlite::Re
             Durability::Off => "OFF",
         },
     )?;
+    // A commit's pages are written once, at its end, even if they are more than the cache: the limits of a commit bound
+    // them.
+    conn.pragma_update(None, "cache_spill", false)?;
     conn.pragma_update(None, "wal_autocheckpoint", WAL_AUTOCHECKPOINT_PAGES)?;
     Ok(conn)
 }

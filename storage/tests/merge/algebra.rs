@@ -25,12 +25,12 @@ fn order_and_repetition_make_no_difference(store: &Store) {
     let shuffled = (history(), repeated).prop_flat_map(|(changes, repeated)| {
         let repeats = repeated.iter().map(|index| index.get(&changes).clone());
         let all: Vec<_> = changes.iter().cloned().chain(repeats).collect();
-        (Just(changes), Just(all).prop_shuffle(), cuts(), cuts(), any::<bool>())
+        (Just(changes), Just(all).prop_shuffle(), cuts(), cuts(), wide_cl())
     });
-    run(store, 256, shuffled, |(changes, shuffled, updates, groups, is_wide)| {
-        let mut in_order = channel(store, is_wide);
+    run(store, 256, shuffled, |(changes, shuffled, updates, groups, wide_cl)| {
+        let mut in_order = channel(store, wide_cl);
         in_order.merge_one_by_one(std::slice::from_ref(&changes));
-        let mut out_of_order = channel(store, is_wide);
+        let mut out_of_order = channel(store, wide_cl);
         deliver(&mut out_of_order, &cut(&cut(&shuffled, &updates), &groups));
         prop_assert_eq!(in_order.content(), out_of_order.content());
         prop_assert_eq!(in_order.head().digest, out_of_order.head().digest);
@@ -44,16 +44,16 @@ fn order_and_repetition_make_no_difference(store: &Store) {
 
 /// Associative: the same changes in the same order, cut into updates and group commits in two ways, leave the same.
 fn grouping_makes_no_difference(store: &Store) {
-    let cases = (history(), cuts(), cuts(), any::<bool>());
-    run(store, 256, cases, |(changes, updates, groups, is_wide)| {
-        let mut grouped = channel(store, is_wide);
+    let cases = (history(), cuts(), cuts(), wide_cl());
+    run(store, 256, cases, |(changes, updates, groups, wide_cl)| {
+        let mut grouped = channel(store, wide_cl);
         deliver(&mut grouped, &cut(&cut(&changes, &updates), &groups));
-        let mut single = channel(store, is_wide);
+        let mut single = channel(store, wide_cl);
         single.merge_one_by_one(&changes.iter().map(|change| vec![change.clone()]).collect::<Vec<_>>());
         prop_assert_eq!(grouped.content(), single.content());
         prop_assert_eq!(grouped.head().digest, single.head().digest);
         // The same updates in commits of their own: even versions and positions are the same.
-        let mut apart = channel(store, is_wide);
+        let mut apart = channel(store, wide_cl);
         apart.merge_one_by_one(&cut(&changes, &updates));
         prop_assert_eq!(grouped.cells(), apart.cells());
         prop_assert_eq!(grouped.head(), apart.head());
@@ -64,10 +64,10 @@ fn grouping_makes_no_difference(store: &Store) {
 /// Version by version and winner by winner: versions grow by one for each update that won anything, winners stand at
 /// `seq` 0, 1, 2 … with their own site, and a sentinel that nobody sent stands behind them.
 fn outcomes_and_cells_are_the_models(store: &Store) {
-    let cases = (history(), cuts(), cuts(), any::<bool>());
-    run(store, 512, cases, |(changes, updates, groups, is_wide)| {
-        let mut channel = channel(store, is_wide);
-        let mut model = model(is_wide);
+    let cases = (history(), cuts(), cuts(), wide_cl());
+    run(store, 512, cases, |(changes, updates, groups, wide_cl)| {
+        let mut channel = channel(store, wide_cl);
+        let mut model = model(wide_cl);
         for group in cut(&cut(&changes, &updates), &groups) {
             let expected: Vec<_> = group.iter().map(|update| model.update(update)).collect();
             prop_assert_eq!(channel.merge(&group, &Clamp::default()), expected);
@@ -108,7 +108,7 @@ fn outcomes_and_cells_are_the_models(store: &Store) {
 fn pages_from_any_cursor_give_all(store: &Store) {
     let cases = (history(), cuts(), 1usize..8);
     run(store, 64, cases, |(changes, updates, limit)| {
-        let mut channel = channel(store, false);
+        let mut channel = channel(store, None);
         channel.merge_one_by_one(&cut(&changes, &updates));
         let all = channel.cells();
         let mut reader = channel.store.reader(&channel.name).expect("readable");
@@ -149,7 +149,7 @@ fn history() -> impl Strategy<Value = Vec<OwnedChange>> {
 
 fn change() -> impl Strategy<Value = OwnedChange> {
     let row = select(vec![("t", "1"), ("t", "1"), ("t", "2"), ("u", "1")]);
-    let cid = select(vec![SENTINEL, "a", "b", "wide 7", "wide 99"]);
+    let cid = select(vec![SENTINEL, "a", "b", "!7", "!99"]);
     let clocks = (0u64..4, select(vec![1u64, 1, 1, 1, 2, 2, 3, 3, 4, 5, 6]));
     let sender = (select(vec!["A", "B"]), 0u64..9, 0u64..9);
     (row, cid, value(), clocks, sender).prop_map(|((table, pk), cid, val, (col_version, cl), sender)| {
@@ -202,24 +202,27 @@ fn deliver(channel: &mut Channel, groups: &[Vec<Vec<OwnedChange>>]) {
     }
 }
 
-/// A row of more cells than the merge loads at once.
-fn wide_row() -> Vec<OwnedChange> {
-    let cell = |n| OwnedChange::cell("1", &format!("wide {n}"), causeway_storage::Value::Integer(n), 1, 1);
+/// Whether a channel begins with a [`wide_row`], and in which of its lives that row is.
+fn wide_cl() -> impl Strategy<Value = Option<u64>> {
+    select(vec![None, Some(1), Some(3)])
+}
+
+/// A row of more cells than the merge loads at once, all of which sort before the sentinel.
+fn wide_row(cl: u64) -> Vec<OwnedChange> {
+    let cell = |n| OwnedChange::cell("1", &format!("!{n}"), causeway_storage::Value::Integer(n), 1, cl);
     (0..150).map(cell).collect()
 }
 
-fn channel(store: &Store, is_wide: bool) -> Channel {
+fn channel(store: &Store, wide_cl: Option<u64>) -> Channel {
     let mut channel = store.channel();
-    if is_wide {
-        channel.merge_one_by_one(&[wide_row()]);
-    }
+    channel.merge_one_by_one(&wide_cl.map(wide_row).into_iter().collect::<Vec<_>>());
     channel
 }
 
-fn model(is_wide: bool) -> Model {
+fn model(wide_cl: Option<u64>) -> Model {
     let mut model = Model::default();
-    if is_wide {
-        model.update(&wide_row());
+    if let Some(cl) = wide_cl {
+        model.update(&wide_row(cl));
     }
     model
 }

@@ -1,0 +1,190 @@
+// Runs the baseline and Causeway by turns under the same load, and prints a markdown table. Started by compare.sh.
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdirSync, readFileSync, rmSync } from 'node:fs';
+import { connect, createServer } from 'node:net';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { parseArgs } from 'node:util';
+
+const { values: options } = parseArgs({
+  options: {
+    baseline: { type: 'string', default: '' },
+    bin: { type: 'string', default: 'target/release' },
+    work: { type: 'string', default: '.' },
+    rounds: { type: 'string', default: '3' },
+    seconds: { type: 'string', default: '10' },
+    only: { type: 'string', multiple: true },
+    with: { type: 'string', default: '' },
+    list: { type: 'boolean', default: false },
+    help: { type: 'boolean', default: false },
+  },
+});
+
+// `rate`: work a second, more is better. `memory`: bytes, less is better.
+const ROWS = [
+  { id: 'fanout-4', title: 'fan-out: deliveries, 500 followers, 4 in flight',
+    args: ['fanout', '--followers', '500', '--in-flight', '4'], rate: 'deliveries' },
+  { id: 'fanout-16', title: 'fan-out: deliveries, 500 followers, 16 in flight',
+    args: ['fanout', '--followers', '500', '--in-flight', '16'], rate: 'deliveries' },
+  { id: 'merge-64', title: 'durable changes: 64 channels × 1 change × 8 in flight',
+    args: ['merge', '--channels', '64', '--in-flight', '8'], rate: 'changes acked' },
+  { id: 'merge-8x100', title: 'durable changes: 8 channels × 100 changes × 4 in flight',
+    args: ['merge', '--channels', '8', '--changes', '100', '--in-flight', '4'], rate: 'changes acked' },
+  { id: 'pull', title: 'pulled rows: full pulls of 100,000',
+    args: ['pull', '--rows', '100000', '--pulls', '20'], rate: 'rows pulled' },
+  { id: 'idle', title: 'memory of an idle connection, of 5,000',
+    args: ['idle', '--connections', '5000', '--channels', '100'], seconds: 5,
+    memory: (report) => report.facts['bytes a connection at the end'] },
+  { id: 'slow', title: 'memory growth, a follower never reads, 30 s',
+    // Open loop, so that both servers get the same bytes to keep or to drop: some 3 MB a second.
+    args: ['fanout', '--followers', '10', '--changes', '100', '--value-bytes', '200', '--rate', '100', '--slow-follower'],
+    seconds: 30, memory: (report) => report.server.rss_growth_max_bytes },
+];
+
+const SERVERS = [
+  { name: 'baseline', cwd: options.baseline,
+    command: (port, data) => [process.execPath, 'server.mjs', '--port', port, '--data', data, '--tuned', '--sync', 'full'] },
+  { name: 'causeway', cwd: '.',
+    command: (port, data) =>
+      [join(options.bin, 'causeway'), 'serve', '--listen', `127.0.0.1:${port}`, '--data', data, '--durability', 'full',
+        ...options.with.split(' ').filter(Boolean)] },
+];
+
+if (options.list || options.help) {
+  console.log('usage: compare.sh [--rounds 3] [--seconds 10] [--only ROW]... [--with "OPTIONS OF causeway serve"] [--list]\n\nrows:');
+  for (const row of ROWS) console.log(`  ${row.id.padEnd(12)} ${row.title}`);
+  process.exit(0);
+}
+const rows = ROWS.filter((row) => options.only === undefined || options.only.includes(row.id));
+const unknown = (options.only ?? []).filter((id) => !ROWS.some((row) => row.id === id));
+if (unknown.length > 0 || !(Number(options.rounds) >= 1) || !(Number(options.seconds) > 0)) {
+  console.error(unknown.length > 0 ? `no row ${unknown.join(', ')}; see --list` : 'bad --rounds or --seconds');
+  process.exit(2);
+}
+
+/** A port that nobody listens on. */
+async function freePort() {
+  const server = createServer().listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  const { port } = server.address();
+  server.close();
+  await once(server, 'close');
+  return String(port);
+}
+
+/** Starts a server and waits until it accepts connections. */
+async function start(server, data) {
+  const port = await freePort();
+  const [program, ...args] = server.command(port, data);
+  const child = spawn(program, args, { cwd: server.cwd, stdio: ['ignore', 'ignore', 'pipe'] });
+  let log = '';
+  child.stderr.on('data', (text) => { log = (log + text).slice(-4000); });
+  let failure;
+  child.on('error', (error) => { failure = error; });
+  for (let tries = 0; tries < 200; tries += 1) {
+    if (failure || child.exitCode !== null) break;
+    const socket = connect(Number(port), '127.0.0.1');
+    const open = await Promise.race([once(socket, 'connect').then(() => true), once(socket, 'error').then(() => false)]).catch(() => false);
+    socket.destroy();
+    if (open) return { child, port };
+    await sleep(50);
+  }
+  child.kill('SIGKILL');
+  throw new Error(`${server.name} does not listen: ${failure?.message ?? log}`);
+}
+
+async function stop(child) {
+  if (child.exitCode !== null || child.signalCode !== null) return;
+  const exited = once(child, 'exit');
+  child.kill('SIGTERM');
+  const timer = setTimeout(() => child.kill('SIGKILL'), 10_000);
+  await exited;
+  clearTimeout(timer);
+}
+
+/** One load on one fresh server: its report, or why there is none. */
+async function measure(server, row) {
+  const data = join(options.work, `data-${server.name}`);
+  const json = join(options.work, 'report.json');
+  rmSync(data, { recursive: true, force: true });
+  rmSync(json, { force: true });
+  mkdirSync(data, { recursive: true });
+  const { child, port } = await start(server, data);
+  try {
+    const seconds = String(row.seconds ?? options.seconds);
+    const args = [...row.args, '--url', `ws://127.0.0.1:${port}/`, '--seconds', seconds, '--pid', String(child.pid),
+      '--json', json, '--quiet'];
+    const load = spawn(join(options.bin, 'causeway-loadgen'), args, { stdio: ['ignore', 'pipe', 'pipe'] });
+    let output = '';
+    load.stdout.on('data', (text) => { output += text; });
+    load.stderr.on('data', (text) => { output += text; });
+    const [code] = await once(load, 'close');
+    if (code !== 0) throw new Error(`causeway-loadgen ${args.join(' ')}\n${output}`);
+    return JSON.parse(readFileSync(json, 'utf8'));
+  } finally {
+    await stop(child);
+    rmSync(data, { recursive: true, force: true });
+  }
+}
+
+/** What a report says for a row: its value, the value per server CPU second, and a 99th percentile. */
+function figuresOf(report, row) {
+  if (row.memory) return { value: row.memory(report) };
+  const rate = report.rates.find(({ name }) => name === row.rate);
+  return { value: rate.per_second, perCpu: rate.per_server_cpu_second, p99: report.latencies[0]?.p99_ms };
+}
+
+function median(values) {
+  const sorted = values.filter((value) => Number.isFinite(value)).sort((a, b) => a - b);
+  if (sorted.length === 0) return undefined;
+  const middle = sorted.length >> 1;
+  return sorted.length % 2 === 1 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2;
+}
+
+const number = (value) => (value === undefined ? '–' : Math.round(value).toLocaleString('en-US'));
+const bytes = (value) => {
+  if (value === undefined) return '–';
+  return Math.abs(value) >= 1 << 20 ? `${(value / (1 << 20)).toFixed(1)} MiB` : `${(value / 1024).toFixed(1)} KiB`;
+};
+const ratio = (over, under) => (over > 0 && under > 0 ? `${(over / under).toFixed(2)}×` : '–');
+
+const results = rows.map((row) => ({ row, figures: SERVERS.map(() => []) }));
+const failures = [];
+for (const { row, figures } of results) {
+  for (let round = 1; round <= Number(options.rounds); round += 1) {
+    for (const [at, server] of SERVERS.entries()) {
+      process.stderr.write(`${row.id}, round ${round}, ${server.name}: `);
+      try {
+        const found = figuresOf(await measure(server, row), row);
+        figures[at].push(found);
+        process.stderr.write(`${row.memory ? bytes(found.value) : `${number(found.value)}/s`}\n`);
+      } catch (error) {
+        failures.push(`${row.id}, round ${round}, ${server.name}: ${error.message}`);
+        process.stderr.write('FAILED\n');
+      }
+    }
+  }
+}
+
+const of = (figures, name) => figures.map((all) => median(all.map((one) => one[name])));
+console.log(`Medians of ${options.rounds} rounds; both servers by turns, each round on an empty data directory.\n`);
+if (results.some(({ row }) => row.rate)) {
+  console.log('| load | baseline /s | Causeway /s | ratio | baseline /CPU s | Causeway /CPU s | ratio | baseline p99 ms | Causeway p99 ms |');
+  console.log('| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |');
+}
+for (const { row, figures } of results.filter(({ row }) => row.rate)) {
+  const [[baseWall, ourWall], [baseCpu, ourCpu], [baseP99, ourP99]] = ['value', 'perCpu', 'p99'].map((name) => of(figures, name));
+  const cells = [row.title, number(baseWall), number(ourWall), ratio(ourWall, baseWall), number(baseCpu), number(ourCpu),
+    ratio(ourCpu, baseCpu), baseP99?.toFixed(1) ?? '–', ourP99?.toFixed(1) ?? '–'];
+  console.log(`| ${cells.join(' | ')} |`);
+}
+if (results.some(({ row }) => row.memory)) {
+  console.log('\n| memory | baseline | Causeway | baseline ÷ Causeway |\n| --- | ---: | ---: | ---: |');
+}
+for (const { row, figures } of results.filter(({ row }) => row.memory)) {
+  const [base, ours] = of(figures, 'value');
+  console.log(`| ${row.title} | ${bytes(base)} | ${bytes(ours)} | ${ratio(base, ours)} |`);
+}
+for (const failure of failures) console.log(`\nFAILED: ${failure}`);
+process.exitCode = failures.length > 0 ? 1 : 0;

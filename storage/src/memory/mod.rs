@@ -1,0 +1,227 @@
+//! The memory backend: for tests, benches, and to see what a relay costs without a disk. Its data lives as long as the
+//! store. It makes no directory.
+
+mod state;
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use crate::change::Position;
+use crate::error::{Result, StoreError};
+use crate::names;
+use crate::registry::Backend;
+use crate::store::{
+    Cell, CellVisitor, ChangeStore, ChannelReader, ChannelStore, Head, TrackedPeer, new_site_id,
+};
+
+use state::{OwnedCell, State};
+
+/// Memory.
+pub const BACKEND: Backend = Backend {
+    name: "memory",
+    about: "maps in memory, gone when the process ends",
+    persistent: false,
+    open: |_| Ok(Arc::new(MemoryStore::default())),
+};
+
+/// How many cells are taken under the lock at once.
+const CHUNK_CELLS: usize = 256;
+
+#[derive(Default)]
+struct MemoryStore {
+    channels: Mutex<BTreeMap<String, Arc<Channel>>>,
+}
+
+struct Channel {
+    name: String,
+    site_id: String,
+    state: Mutex<State>,
+}
+
+impl MemoryStore {
+    fn channels(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Channel>>> {
+        self.channels.lock().expect("nothing panics while it holds this lock")
+    }
+}
+
+impl ChangeStore for MemoryStore {
+    fn open(&self, channel: &str) -> Result<Box<dyn ChannelStore>> {
+        names::check(channel)?;
+        let mut channels = self.channels();
+        let channel = channels.entry(channel.into()).or_insert_with(|| {
+            Arc::new(Channel { name: channel.into(), site_id: new_site_id(), state: Mutex::default() })
+        });
+        Ok(Box::new(MemoryChannel { head: channel.state().head, channel: Arc::clone(channel) }))
+    }
+
+    fn reader(&self, channel: &str) -> Result<Box<dyn ChannelReader>> {
+        names::check(channel)?;
+        let channel = self.channels().get(channel).cloned().ok_or_else(|| no_such_channel(channel))?;
+        Ok(Box::new(MemoryReader { channel }))
+    }
+
+    fn channels(&self) -> Result<Vec<String>> {
+        Ok(self.channels().keys().cloned().collect())
+    }
+
+    fn remove(&self, channel: &str) -> Result<bool> {
+        names::check(channel)?;
+        let removed = self.channels().remove(channel);
+        if let Some(channel) = &removed {
+            channel.state().removed = true;
+        }
+        Ok(removed.is_some())
+    }
+
+    fn close(&self) -> Result<()> {
+        Ok(())
+    }
+}
+
+impl Channel {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("nothing panics while it holds this lock")
+    }
+
+    fn readable(&self) -> Result<MutexGuard<'_, State>> {
+        let state = self.state();
+        if state.removed { Err(no_such_channel(&self.name)) } else { Ok(state) }
+    }
+}
+
+/// A channel's writer.
+struct MemoryChannel {
+    channel: Arc<Channel>,
+    head: Head,
+}
+
+impl ChannelStore for MemoryChannel {
+    fn site_id(&self) -> &str {
+        &self.channel.site_id
+    }
+
+    fn head(&self) -> Head {
+        self.head
+    }
+
+    fn peers(&mut self) -> Result<Vec<TrackedPeer>> {
+        Ok(self.channel.state().peers())
+    }
+
+    fn begin(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn row(&mut self, table: &str, pk: &str, visit: CellVisitor<'_>) -> Result<()> {
+        let mut chunk: Vec<Arc<OwnedCell>> = Vec::new();
+        loop {
+            let after = chunk.last().map_or(Bound::Unbounded, |cell| Bound::Excluded(&*cell.cid));
+            let next = self.channel.state().row_after(table, pk, after).take(CHUNK_CELLS).cloned().collect();
+            chunk = next;
+            let visited = chunk.iter().try_for_each(|cell| visit(&cell.as_cell()));
+            if chunk.is_empty() || visited.is_break() {
+                return Ok(());
+            }
+        }
+    }
+
+    fn cell(&mut self, table: &str, pk: &str, cid: &str, visit: CellVisitor<'_>) -> Result<()> {
+        let found = self.channel.state().cell(table, pk, cid).cloned();
+        if let Some(cell) = found {
+            let _ = visit(&cell.as_cell());
+        }
+        Ok(())
+    }
+
+    fn put(&mut self, cell: &Cell<'_>, old: Option<Position>) -> Result<()> {
+        self.channel.state().put(cell, old);
+        Ok(())
+    }
+
+    fn remove(&mut self, table: &str, pk: &str, cid: &str, old: Position) -> Result<()> {
+        self.channel.state().remove(table, pk, cid, old);
+        Ok(())
+    }
+
+    fn track(&mut self, peer: &TrackedPeer) -> Result<()> {
+        self.channel.state().track(peer);
+        Ok(())
+    }
+
+    fn commit(&mut self, head: Head) -> Result<()> {
+        self.channel.state().commit(head);
+        self.head = head;
+        Ok(())
+    }
+
+    fn rollback(&mut self) {
+        self.channel.state().rollback();
+    }
+}
+
+impl Drop for MemoryChannel {
+    fn drop(&mut self) {
+        self.rollback();
+    }
+}
+
+/// A channel's reader.
+struct MemoryReader {
+    channel: Arc<Channel>,
+}
+
+impl ChannelReader for MemoryReader {
+    fn read(&mut self, after: Position, visit: CellVisitor<'_>) -> Result<u64> {
+        let reading = Reading::begin(&self.channel)?;
+        let end = Position::end_of(reading.version);
+        let mut done = after;
+        while done < end {
+            let cells = reading.chunk(done, end)?;
+            if cells.iter().try_for_each(|cell| visit(&cell.as_cell())).is_break() {
+                break;
+            }
+            done = cells.last().map_or(end, |cell| cell.at);
+        }
+        Ok(reading.version)
+    }
+
+    fn head(&mut self) -> Result<Head> {
+        Ok(self.channel.readable()?.head)
+    }
+}
+
+/// One commit, being read.
+struct Reading<'a> {
+    channel: &'a Channel,
+    version: u64,
+}
+
+impl<'a> Reading<'a> {
+    fn begin(channel: &'a Channel) -> Result<Self> {
+        let version = channel.readable()?.begin_read();
+        Ok(Reading { channel, version })
+    }
+
+    /// The next cells; none at the end.
+    fn chunk(&self, after: Position, end: Position) -> Result<Vec<Arc<OwnedCell>>> {
+        let state = self.channel.readable()?;
+        Ok(state.cells_of(self.version, after, end).take(CHUNK_CELLS).cloned().collect())
+    }
+}
+
+impl Drop for Reading<'_> {
+    fn drop(&mut self) {
+        self.channel.state().end_read(self.version);
+    }
+}
+
+/// There is nothing to read.
+fn no_such_channel(channel: &str) -> StoreError {
+    StoreError::Engine {
+        channel: channel.into(),
+        engine: "memory",
+        doing: "opening it for reading",
+        detail: "there is no such channel".into(),
+    }
+}
