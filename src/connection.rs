@@ -133,6 +133,8 @@ impl<'c, R: AsyncRead + Unpin> Reader<'c, R> {
     /// Reads until the client closes, breaks a rule, or the server drains.
     async fn run(mut self, received: Bytes) -> io::Result<End> {
         self.frames.buffer().extend_from_slice(&received);
+        // It may be a small part of the handshake's buffer.
+        drop(received);
         let mut draining = self.relay.draining();
         let mut drained = pin!(async { drop(draining.wait_for(|draining| *draining).await) });
         loop {
