@@ -143,8 +143,8 @@ settings! {
     max_open_channels: usize = 1_024, SOME;
     /// How long a channel's store stays open unused, in milliseconds.
     channel_idle_ms: u64 = 60_000, TIME;
-    /// The store's cache, in bytes for each open channel.
-    cache_bytes: usize = 8 << 20, 1 << 16..=1 << 40;
+    /// The store's cache, in bytes for each open channel; sled has eight of these for all.
+    cache_bytes: usize = 4 << 20, 1 << 16..=1 << 40;
 
     /// The busiest channels that /metrics shows one by one.
     metrics_channels: usize = 20, 0..=1_000;

@@ -115,6 +115,7 @@ async fn run(config: Config) -> Result<(), String> {
     let drain_timeout = Duration::from_millis(config.drain_timeout_ms);
     let closed = blocking(move || {
         if let Some(relay) = server.relay() {
+            relay.readers.close();
             relay.shards.stop();
         }
         store.close()

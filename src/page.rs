@@ -85,6 +85,11 @@ impl Readers {
         Ok(page)
     }
 
+    /// Closes the idle handles. A store tidies up when its last handle is closed, and that is to be the writer's.
+    pub fn close(&self) {
+        self.idle().clear();
+    }
+
     fn take_idle(&self, channel: &str) -> Option<Box<dyn ChannelReader>> {
         let mut idle = self.idle();
         let at = idle.iter().position(|(name, _)| name.as_ref() == channel)?;

@@ -215,6 +215,19 @@ struct Worker {
     swept: Instant,
 }
 
+/// Ends the process if a shard panics. Its channels would be dead for all their clients, who would wait for acks for
+/// ever; a restart loses nothing that was acked.
+struct AbortOnPanic;
+
+impl Drop for AbortOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            tracing::error!("a shard has panicked; ending the process, which loses nothing that was acked");
+            std::process::abort();
+        }
+    }
+}
+
 /// The updates of one channel that wait, in order, and their shares of the queue.
 #[derive(Default)]
 struct Waiting {
@@ -224,6 +237,7 @@ struct Waiting {
 
 impl Worker {
     fn run(mut self) {
+        let _guard = AbortOnPanic;
         let mut jobs = Vec::new();
         let mut stop = false;
         while !stop {

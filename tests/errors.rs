@@ -274,6 +274,18 @@ fn twenty_bad_messages_in_a_row_close_and_a_good_one_resets_the_count() {
     client.expect_close(1008);
 }
 
+/// What only the merge can see is bad input like any other.
+#[test]
+fn twenty_updates_in_a_row_beyond_the_clamp_close() {
+    let server = Server::start("memory");
+    let mut client = server.connect("list");
+    for n in 0..20 {
+        client.send_json(&update(n, &[cell("k", "c", "v", 1_000_001)]));
+        assert_eq!(client.recv_type("error")["code"], "invalid_change");
+    }
+    client.expect_close(1008);
+}
+
 #[test]
 fn a_frame_over_the_limit_closes() {
     const NINE_MIB: usize = 9 << 20;

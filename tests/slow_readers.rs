@@ -75,6 +75,29 @@ fn a_slow_reader_keeps_its_connection_and_gets_everything(store: &str) {
     assert_eq!(follower.update(1, &[cell("its own", "c", "v", 1)])["version"], LARGE_UPDATES + 2);
 }
 
+/// More passes by than the process may ever hold for those who do not read it.
+#[test]
+fn memory_stays_bounded_behind_clients_that_do_not_read() {
+    const WRITES: u64 = 160;
+    const MOST_BYTES: u64 = 100 << 20;
+    const VALUE: usize = 1_000_000;
+    let server = Server::with("memory", &[("slow-client-timeout-ms", "120000")]);
+    let mut writer = server.connect("list");
+    let mut followers: Vec<_> = (0..2).map(|_| server.connect("list")).collect();
+    let value = "x".repeat(VALUE);
+    for n in 1..=WRITES {
+        // The same few cells again and again: the data stays small.
+        writer.update(n, &[cell(&format!("k{}", n % 4), "c", value.clone(), n)]);
+    }
+    if let Some(peak) = server.peak_memory_bytes() {
+        assert!(peak < MOST_BYTES, "{} MiB", peak >> 20);
+    }
+    for follower in &mut followers {
+        let held = read_up_to(follower, WRITES);
+        assert_eq!(held.len(), 4);
+    }
+}
+
 fn a_client_that_takes_no_byte_is_closed(store: &str) {
     let settings = [("outbox-max-bytes", "65536"), ("slow-client-timeout-ms", "500")];
     let server = Server::with(store, &settings);

@@ -5,8 +5,6 @@
 mod common;
 
 use common::{Finished, Server, cell, keys, run};
-use figment::Figment;
-use figment::providers::{Format, Toml};
 use serde_json::Value;
 use std::net::TcpListener;
 use std::path::Path;
@@ -33,7 +31,7 @@ fn print_config(more: &[&str], environment: &[(&str, &str)]) -> String {
 }
 
 fn parse(toml: &str) -> Value {
-    Figment::from(Toml::string(toml)).extract().unwrap_or_else(|error| panic!("{error} in {toml}"))
+    toml::from_str(toml).unwrap_or_else(|error| panic!("{error} in {toml}"))
 }
 
 /// A setting, at the top or in a table.

@@ -81,9 +81,8 @@ impl Follower {
             }
             let until = Instant::now() + stall;
             while Instant::now() < until {
-                match tokio::time::timeout_at(until, self.turn(run, plan, &mut conn)).await {
-                    Ok(false) => return,
-                    Ok(true) | Err(_) => {}
+                if let Ok(false) = tokio::time::timeout_at(until, self.turn(run, plan, &mut conn)).await {
+                    return;
                 }
             }
         }

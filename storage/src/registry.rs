@@ -47,9 +47,9 @@ pub struct StoreOptions {
 }
 
 impl StoreOptions {
-    /// Options for `dir` at full durability with the default cache of 8 MiB.
+    /// Options for `dir` at full durability with the default cache of 4 MiB.
     pub fn new(dir: impl Into<PathBuf>) -> Self {
-        StoreOptions { dir: dir.into(), durability: Durability::Full, cache_bytes: 8 << 20 }
+        StoreOptions { dir: dir.into(), durability: Durability::Full, cache_bytes: 4 << 20 }
     }
 }
 

@@ -60,6 +60,16 @@ impl Client {
         client
     }
 
+    /// A second handle on the same connection, to send while the first one reads.
+    pub fn second_handle(&self) -> Self {
+        Self {
+            stream: self.stream.try_clone().unwrap(),
+            buffer: Vec::new(),
+            connected: self.connected.clone(),
+            ..*self
+        }
+    }
+
     /// The version that `connected` told.
     #[track_caller]
     pub fn connected_version(&self) -> u64 {

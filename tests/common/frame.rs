@@ -78,7 +78,11 @@ pub fn wire(first: u8, masked: bool, length: Length, payload: &[u8]) -> Vec<u8> 
     }
     if masked {
         bytes.extend(MASK);
-        bytes.extend(payload.iter().zip(MASK.iter().cycle()).map(|(byte, mask)| byte ^ mask));
+        let start = bytes.len();
+        bytes.extend(payload);
+        for four in bytes[start..].chunks_mut(4) {
+            four.iter_mut().zip(MASK).for_each(|(byte, mask)| *byte ^= mask);
+        }
     } else {
         bytes.extend(payload);
     }

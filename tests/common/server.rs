@@ -96,6 +96,13 @@ impl Server {
         assert!(kill.unwrap().success(), "kill -{name}");
     }
 
+    /// The most memory that the process ever held, in bytes, where the system tells it.
+    pub fn peak_memory_bytes(&self) -> Option<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+        Some(line.trim().strip_suffix(" kB")?.parse::<u64>().ok()? << 10)
+    }
+
     /// `kill -9`, and no trace of the process left.
     pub fn kill(mut self) {
         self.child.kill().unwrap();

@@ -2,18 +2,18 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
 use super::Failed;
 use crate::conn::ConnectWith;
-use crate::meter::Count;
 use crate::options::{Idle, Scenario};
-use crate::process;
+use crate::process::{self, Sample};
 use crate::report::Report;
 use crate::run::{Progress, Run, measure};
 
@@ -26,44 +26,16 @@ const SETTLE: Duration = Duration::from_secs(2);
 
 pub(super) async fn run(run: Arc<Run>, scenario: &Scenario, idle: &Idle) -> Result<Report, Failed> {
     let progress = Progress::new(&run, &[]);
+    let mut idlers = Idlers::default();
+    // First one to each channel: what an open channel costs is not to be counted to the connections.
+    let channels = idle.channels.min(idle.connections);
+    progress.line("opening the channels");
+    idlers.open(&run, 0..channels, idle.channels).await;
+    tokio::time::sleep(SETTLE).await;
+    let opened = sample(&run);
     progress.line("connecting");
-    let greeted = Arc::new(AtomicUsize::new(0));
-    let opening = Arc::new(Semaphore::new(OPENING_AT_ONCE));
-    let mut tasks = JoinSet::new();
-    for number in 0..idle.connections {
-        let permit = Arc::clone(&opening).acquire_owned().await.map_err(|e| e.to_string())?;
-        let (run, greeted) = (Arc::clone(&run), Arc::clone(&greeted));
-        let channel = run.channel(number % idle.channels);
-        tasks.spawn(async move {
-            let source = source_of(run.target.address.ip(), number);
-            let opened = run.connect(&channel, ConnectWith { source, receive_buffer: None }).await;
-            let mut permit = Some(permit);
-            let error = match opened {
-                Ok(mut conn) => loop {
-                    let turn = conn
-                        .turn(|_| {
-                            // The greeting; nothing else is said to one who says nothing.
-                            if permit.take().is_some() {
-                                greeted.fetch_add(1, Ordering::Relaxed);
-                            }
-                        })
-                        .await;
-                    run.count_bytes(number, &mut conn);
-                    if let Err(e) = turn {
-                        break e;
-                    }
-                },
-                Err(e) => e,
-            };
-            run.connection_lost(&format!("connection {number}"), &error);
-        });
-    }
-    // All permits are back when the last connection was greeted, or has failed.
-    let all = opening.acquire_many(OPENING_AT_ONCE as u32);
-    if tokio::time::timeout(run.drain_limit(), all).await.is_err() {
-        run.verdict.fault(|| "not all connections were greeted".into());
-    }
-    let connected = run.common.pid.and_then(|pid| process::sample(Some(pid)).ok());
+    idlers.open(&run, channels..idle.connections, idle.channels).await;
+    let connected = sample(&run);
     progress.line("settling");
     tokio::time::sleep(SETTLE).await;
     progress.done();
@@ -71,20 +43,86 @@ pub(super) async fn run(run: Arc<Run>, scenario: &Scenario, idle: &Idle) -> Resu
     run.meter.set_window(Duration::ZERO, Duration::from_secs_f64(run.common.seconds));
     let held = tokio::time::sleep(Duration::from_secs_f64(run.common.seconds));
     let (figures, ()) = measure(&run, &[], held).await;
-    let open = greeted.load(Ordering::Relaxed);
+    let open = idlers.greeted.load(Ordering::Relaxed);
     run.verdict.checked(open as u64);
-    tasks.abort_all();
+    idlers.tasks.abort_all();
 
     let mut facts = BTreeMap::from([("connections open", open as f64)]);
-    if let (Some(before), Some(connected), Some((_, end))) = (run.server_before, connected, figures.server) {
-        let grown = |bytes: u64| bytes as f64 - before.rss_bytes as f64;
+    if let (Some(before), Some(opened), Some(connected), Some((_, end))) =
+        (run.server_before, opened, connected, figures.server)
+    {
+        let grown = |from: Sample, to: Sample, by: usize| {
+            (to.rss_bytes as f64 - from.rss_bytes as f64) / by.max(1) as f64
+        };
         facts.insert("server bytes before connecting", before.rss_bytes as f64);
+        facts.insert("server bytes once channels are open", opened.rss_bytes as f64);
         facts.insert("server bytes once connected", connected.rss_bytes as f64);
         facts.insert("server bytes at the end", end.rss_bytes as f64);
-        facts.insert("bytes a connection once connected", grown(connected.rss_bytes) / open.max(1) as f64);
-        facts.insert("bytes a connection at the end", grown(end.rss_bytes) / open.max(1) as f64);
+        facts.insert("bytes a channel, 1 connection each", grown(before, opened, channels));
+        facts.insert("bytes a connection, channels and all", grown(before, end, open));
+        if open > channels {
+            facts.insert("bytes a further connection", grown(opened, end, open - channels));
+        }
     }
-    Ok(Report::new(&run, scenario, &figures, &[] as &[(Count, &'static str)], &[], facts))
+    Ok(Report::new(&run, scenario, &figures, &[], &[], facts))
+}
+
+fn sample(run: &Run) -> Option<Sample> {
+    run.common.pid.and_then(|pid| process::sample(Some(pid)).ok())
+}
+
+/// The connections, each a task that waits for what should never come.
+#[derive(Debug, Default)]
+struct Idlers {
+    greeted: Arc<AtomicUsize>,
+    tasks: JoinSet<()>,
+}
+
+impl Idlers {
+    /// Opens the connections of these numbers, and waits until each was greeted or has failed.
+    async fn open(&mut self, run: &Arc<Run>, numbers: Range<usize>, channels: usize) {
+        let opening = Arc::new(Semaphore::new(OPENING_AT_ONCE));
+        for number in numbers {
+            let permit = Arc::clone(&opening).acquire_owned().await.expect("nobody closes the semaphore");
+            let (run, greeted) = (Arc::clone(run), Arc::clone(&self.greeted));
+            let channel = run.channel(number % channels);
+            self.tasks.spawn(async move { idle_on(&run, number, &channel, permit, &greeted).await });
+        }
+        let all = opening.acquire_many(OPENING_AT_ONCE as u32);
+        if tokio::time::timeout(run.drain_limit(), all).await.is_err() {
+            run.verdict.fault(|| "not all connections were greeted".into());
+        }
+    }
+}
+
+/// Connects, gives its permit back once greeted, and stays until it is aborted; any other end is a fault.
+async fn idle_on(
+    run: &Run,
+    number: usize,
+    channel: &str,
+    permit: OwnedSemaphorePermit,
+    greeted: &AtomicUsize,
+) {
+    let source = source_of(run.target.address.ip(), number);
+    let mut permit = Some(permit);
+    let error = match run.connect(channel, ConnectWith { source, receive_buffer: None }).await {
+        Ok(mut conn) => loop {
+            let turn = conn
+                .turn(|_| {
+                    // The greeting; nothing else is said to one who says nothing.
+                    if permit.take().is_some() {
+                        greeted.fetch_add(1, Ordering::Relaxed);
+                    }
+                })
+                .await;
+            run.count_bytes(number, &mut conn);
+            if let Err(e) = turn {
+                break e;
+            }
+        },
+        Err(e) => e,
+    };
+    run.connection_lost(&format!("connection {number}"), &error);
 }
 
 /// On loopback any 127.x.y.z may be a source; elsewhere the kernel must choose.

@@ -20,6 +20,9 @@ const SCHEMA_VERSION: i64 = 1;
 /// a page that changes often is moved once; a short one makes reads and restarts cheap.
 const WAL_AUTOCHECKPOINT_PAGES: i64 = 4_000;
 
+/// The cache of a reader, in pages: it goes through the file once, and sees no page twice.
+const READER_CACHE_PAGES: i64 = 64;
+
 /// How long a statement waits for a lock that only an operator's own `sqlite3` could hold.
 const BUSY_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
 
@@ -47,6 +50,7 @@ pub(super) fn reader(path: &Path, channel: &str, options: &StoreOptions) -> Resu
     let failed = |e| error(channel, "opening its file for reading", e);
     // A read-only handle cannot open a file in WAL mode that nobody else has open, so this one just promises.
     let conn = connect(path, OpenFlags::empty(), options).map_err(failed)?;
+    conn.pragma_update(None, "cache_size", READER_CACHE_PAGES).map_err(failed)?;
     conn.pragma_update(None, "query_only", true).map_err(failed)?;
     if is_empty(&conn).map_err(failed)? {
         return Err(StoreError::Engine {
