@@ -10,8 +10,9 @@ use causeway_storage::{
 };
 
 use crate::metrics::Metrics;
-use crate::outbox::{ConnectionId, Delivery, Outbox};
+use crate::outbox::{ConnectionId, Delivery, Outbox, TOO_MANY_BAD};
 use crate::protocol::encode::Encoder;
+use crate::protocol::frame::close;
 use crate::protocol::{Code, IncomingUpdate, Refusal};
 
 /// An update and the connection that it came from.
@@ -200,12 +201,14 @@ impl Channel {
         // How far the slab has been gone through, and the start of what of it this sender has yet to be given.
         let (mut at, mut version) = (0, first - 1);
         let (mut run_at, mut run_first) = (0, first);
+        let mut one_too_many = false;
         for ((Pending { outbox, update }, outcome), &(end, after)) in pending.iter().zip(outcomes).zip(ends) {
             if outbox.id() == sender.id() {
                 flush_run(slab, run_at..at, run_first, version, &mut deliveries);
                 (run_at, run_first) = (end, after + 1);
                 match outcome {
                     Outcome::Merged { .. } => {
+                        sender.good_message();
                         self.encoder.ack(after, update.version, &mut acks);
                         acked = after;
                     }
@@ -216,6 +219,7 @@ impl Channel {
                         let received = Some(update.version);
                         let frame =
                             self.refusal(&Refusal { code: Code::InvalidChange, message, received }, metrics);
+                        one_too_many |= sender.bad_message();
                         deliveries.push(Delivery::Error { frame });
                     }
                 }
@@ -227,6 +231,9 @@ impl Channel {
         flush_acks(&mut acks, acked, &mut deliveries);
         flush_run(slab, run_at..at, run_first, version, &mut deliveries);
         sender.deliver(deliveries);
+        if one_too_many {
+            sender.close(close::POLICY, TOO_MANY_BAD, false);
+        }
     }
 
     fn refusal(&self, refusal: &Refusal, metrics: &Metrics) -> Bytes {

@@ -15,7 +15,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::channel::Pending;
 use crate::metrics::MessageType;
-use crate::outbox::{PageStart, TAKE_MAX_SLABS as WRITE_SLABS, Taken};
+use crate::outbox::{PageStart, TAKE_MAX_SLABS as WRITE_SLABS, TOO_MANY_BAD, Taken};
 use crate::page::PageLimits;
 use crate::protocol::decode::{self, DecodeRules};
 use crate::protocol::frame::{self, Broken, Event, FrameCollector, close};
@@ -121,13 +121,12 @@ struct Reader<'c, R> {
     heard: &'c LastHeard,
     /// What has been read and not yet been handed over: all that came with one read is handed over together.
     jobs: Vec<Job>,
-    bad_messages: u32,
 }
 
 impl<'c, R: AsyncRead + Unpin> Reader<'c, R> {
     fn new(relay: &'c Relay, member: &'c Member, io: &'c mut R, heard: &'c LastHeard) -> Self {
         let frames = FrameCollector::new(relay.config.max_message_bytes);
-        Reader { relay, member, io, frames, heard, jobs: Vec::new(), bad_messages: 0 }
+        Reader { relay, member, io, frames, heard, jobs: Vec::new() }
     }
 
     /// Reads until the client closes, breaks a rule, or the server drains.
@@ -210,12 +209,15 @@ impl<'c, R: AsyncRead + Unpin> Reader<'c, R> {
             Incoming::Pull { version } => {
                 self.relay.metrics.received(MessageType::Pull, 0);
                 if let Err(e) = self.member.outbox.pull(version) {
-                    return self.bad_message(&Refusal::new(Code::RateLimited, e.to_string()));
+                    self.refuse(&Refusal::new(Code::RateLimited, e.to_string()));
                 }
+                self.member.outbox.good_message();
             }
-            Incoming::Auth => self.relay.metrics.received(MessageType::Auth, 0),
+            Incoming::Auth => {
+                self.relay.metrics.received(MessageType::Auth, 0);
+                self.member.outbox.good_message();
+            }
         }
-        self.bad_messages = 0;
         None
     }
 
@@ -236,9 +238,7 @@ impl<'c, R: AsyncRead + Unpin> Reader<'c, R> {
 
     fn bad_message(&mut self, refusal: &Refusal) -> Option<End> {
         self.refuse(refusal);
-        self.bad_messages += 1;
-        (self.bad_messages >= self.relay.config.max_bad_messages)
-            .then(|| End::with(close::POLICY, "too many bad messages in a row"))
+        self.member.outbox.bad_message().then(|| End::with(close::POLICY, TOO_MANY_BAD))
     }
 
     fn refuse(&self, refusal: &Refusal) {

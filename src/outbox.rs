@@ -6,7 +6,7 @@
 //! the last version that has left. Nothing in here waits, and the lock is held for a few instructions.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -29,7 +29,12 @@ pub struct OutboxLimits {
     pub max_bytes: usize,
     /// Bytes of answers (acks, errors, pongs) above which the connection's reader pauses.
     pub max_reply_bytes: usize,
+    /// Bad messages in a row that end the connection.
+    pub max_bad_messages: u32,
 }
+
+/// The reason of the close that ends a connection after `max_bad_messages`.
+pub const TOO_MANY_BAD: &str = "too many bad messages in a row";
 
 /// Names a connection within this process.
 pub type ConnectionId = u64;
@@ -46,6 +51,8 @@ pub struct Outbox {
     drained: Notify,
     /// The highest version that has wholly left.
     sent_version: AtomicU64,
+    /// Bad messages since the last good one: the reader counts what it cannot read, the shard what it refuses.
+    bad_messages: AtomicU32,
 }
 
 #[derive(Debug)]
@@ -197,6 +204,7 @@ impl Outbox {
             wake: Notify::new(),
             drained: Notify::new(),
             sent_version: AtomicU64::new(0),
+            bad_messages: AtomicU32::new(0),
         }
     }
 
@@ -352,6 +360,16 @@ impl Outbox {
     /// Notes that everything up to `version` has left.
     pub fn sent(&self, version: u64) {
         self.sent_version.store(version, Relaxed);
+    }
+
+    /// Notes a message of the client that was taken.
+    pub fn good_message(&self) {
+        self.bad_messages.store(0, Relaxed);
+    }
+
+    /// Notes a message that was refused; gives whether it is one too many.
+    pub fn bad_message(&self) -> bool {
+        self.bad_messages.fetch_add(1, Relaxed) + 1 >= self.limits.max_bad_messages
     }
 
     /// The highest version that has wholly left, or that a pull has named.

@@ -78,6 +78,7 @@ impl Relay {
         let limits = OutboxLimits {
             max_bytes: self.config.outbox_max_bytes,
             max_reply_bytes: self.config.max_reply_bytes,
+            max_bad_messages: self.config.max_bad_messages,
         };
         let outbox = Arc::new(Outbox::new(self.last_connection.fetch_add(1, Relaxed), limits));
         let channel: Arc<str> = channel.into();

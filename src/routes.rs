@@ -110,9 +110,9 @@ async fn connect(
 
 /// The channel of a query string: `default` if it names none, as in the guide.
 fn channel_of(query: Option<&str>) -> Result<String, String> {
-    let pairs = query.unwrap_or_default().split('&');
-    let value = pairs.filter_map(|pair| pair.split_once('=')).find(|(key, _)| *key == "channel");
-    let encoded = match value {
+    let mut pairs =
+        query.unwrap_or_default().split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+    let encoded = match pairs.find(|(key, _)| percent_decode_str(key).eq(b"channel".iter().copied())) {
         None | Some((_, "")) => return Ok("default".into()),
         Some((_, encoded)) => encoded.replace('+', " "),
     };
@@ -165,6 +165,8 @@ mod tests {
     fn a_query_names_a_channel_or_the_default() {
         assert_eq!(channel_of(None).unwrap(), "default");
         assert_eq!(channel_of(Some("x=1&channel=")).unwrap(), "default");
+        assert_eq!(channel_of(Some("channel&channel=x")).unwrap(), "default");
+        assert_eq!(channel_of(Some("%63hannel=x")).unwrap(), "x");
         assert_eq!(channel_of(Some("channel=a%2Fb+c&channel=d")).unwrap(), "a/b c");
         assert!(channel_of(Some("channel=%ff")).is_err());
         assert!(channel_of(Some("channel=%00")).is_err());
