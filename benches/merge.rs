@@ -1,5 +1,5 @@
 //! One durable commit of one update, on every backend, in a channel that has rows already: cells of new rows with
-//! random keys, and new values of random cells that are there.
+//! random keys, and new values of random cells that are there. New cells make the channel grow while they are timed.
 //!
 //! Files lie beside the build's, on its disk. `memory` is there to show what the rule itself costs: it has nothing to
 //! make durable.

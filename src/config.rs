@@ -131,7 +131,7 @@ settings! {
 
     /// Writer threads; 0 means twice the number of cores, and at least 4. Commits of different shards wait for the disk together.
     shards: usize = 0, THREADS;
-    /// Network threads; 0 means the number of cores.
+    /// Network threads; 0 means half the number of cores, and at least one: the shards want cores too.
     io_threads: usize = 0, THREADS;
     /// Updates that may wait to be merged, in bytes over all shards; beyond it nothing more is read.
     max_queue_bytes: usize = 256 << 20, 1 << 16..=1 << 32;
@@ -226,7 +226,7 @@ impl Config {
     /// The number of network threads in effect.
     pub fn io_thread_count(&self) -> usize {
         match self.io_threads {
-            0 => cores(),
+            0 => (cores() / 2).max(1),
             n => n,
         }
     }

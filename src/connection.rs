@@ -66,8 +66,9 @@ where
     let first = {
         let reader = Reader::new(&relay, &member, &mut read, &heard);
         tokio::select! {
-            end = reader.run(received) => Ok(end),
+            biased;
             written = &mut writer => Err(written),
+            end = reader.run(received) => Ok(end),
         }
     };
     let written = match first {
@@ -307,6 +308,7 @@ async fn write_loop(
             continue;
         }
         tokio::select! {
+            biased;
             () = member.outbox.wait() => {}
             _ = pings.tick() => {
                 if heard.elapsed() >= Duration::from_millis(config.pong_timeout_ms) {
@@ -380,6 +382,10 @@ fn poll_write(
     slabs: &[Bytes],
     mut written: usize,
 ) -> Poll<io::Result<usize>> {
+    // One slab is what a follower mostly has, and a plain send is cheaper than a vectored one.
+    if let [slab] = slabs {
+        return Pin::new(io).poll_write(cx, &slab[written..]);
+    }
     let mut slices = [IoSlice::new(&[]); WRITE_SLABS];
     let mut count = 0;
     for slab in slabs {

@@ -8,6 +8,7 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::{Poll, Waker};
 
 use bytes::Bytes;
 use causeway_storage::Position;
@@ -45,8 +46,6 @@ pub struct Outbox {
     id: ConnectionId,
     limits: OutboxLimits,
     state: Mutex<State>,
-    /// Wakes the writer.
-    wake: Notify,
     /// Wakes a reader that waits for answers to leave.
     drained: Notify,
     /// The highest version that has wholly left.
@@ -68,6 +67,10 @@ struct State {
     held_acks: VecDeque<Item>,
     waiting_pulls: VecDeque<u64>,
     closing: Option<Closing>,
+    /// Whether something has come since the writer last took.
+    fresh: bool,
+    /// Wakes the writer, if it waits.
+    writer: Option<Waker>,
 }
 
 #[derive(Debug)]
@@ -200,8 +203,9 @@ impl Outbox {
                 held_acks: VecDeque::new(),
                 waiting_pulls: VecDeque::new(),
                 closing: None,
+                fresh: false,
+                writer: None,
             }),
-            wake: Notify::new(),
             drained: Notify::new(),
             sent_version: AtomicU64::new(0),
             bad_messages: AtomicU32::new(0),
@@ -225,8 +229,7 @@ impl Outbox {
         state.taken_version = version;
         state.push(Item { bytes: greeting, kind: Kind::Reply });
         self.sent_version.store(version, Relaxed);
-        drop(state);
-        self.wake.notify_one();
+        wake_writer(state);
     }
 
     /// Takes what a commit has for this connection.
@@ -239,14 +242,14 @@ impl Outbox {
                 Delivery::Error { frame } => state.push(Item { bytes: frame, kind: Kind::Reply }),
             }
         }
-        drop(state);
-        self.wake.notify_one();
+        wake_writer(state);
     }
 
     /// Queues an answer that belongs to no version: an error, a pong, a ping.
     pub fn reply(&self, frame: Bytes) {
-        self.state().push(Item { bytes: frame, kind: Kind::Reply });
-        self.wake.notify_one();
+        let mut state = self.state();
+        state.push(Item { bytes: frame, kind: Kind::Reply });
+        wake_writer(state);
     }
 
     /// Moves the cursor: everything above `version` is sent in pages, then live.
@@ -259,8 +262,7 @@ impl Outbox {
             state.waiting_pulls.push_back(version);
         } else {
             state.start_pull(version);
-            drop(state);
-            self.wake.notify_one();
+            wake_writer(state);
         }
         Ok(())
     }
@@ -291,8 +293,7 @@ impl Outbox {
                 state.start_pull(version);
             }
         }
-        drop(state);
-        self.wake.notify_one();
+        wake_writer(state);
     }
 
     /// Ends the connection with that code when all that is queued has left; with `after_pages` also what a pull still
@@ -302,8 +303,7 @@ impl Outbox {
         if state.closing.is_none() {
             state.closing = Some(Closing { code, reason, after_pages });
         }
-        drop(state);
-        self.wake.notify_one();
+        wake_writer(state);
         self.drained.notify_one();
     }
 
@@ -312,6 +312,7 @@ impl Outbox {
         taken.slabs.clear();
         (taken.read_page, taken.close) = (None, None);
         let mut state = self.state();
+        state.fresh = false;
         let mut bytes = 0;
         while bytes < TAKE_MAX_BYTES
             && taken.slabs.len() < TAKE_MAX_SLABS
@@ -383,9 +384,17 @@ impl Outbox {
         (state.queued_bytes, matches!(state.cursor, Cursor::Paging { pull: false, .. }))
     }
 
-    /// Waits until there may be something to take.
+    /// Waits until there may be something to take. Only one task may wait at a time.
     pub async fn wait(&self) {
-        self.wake.notified().await;
+        std::future::poll_fn(|cx| {
+            let mut state = self.state();
+            if state.fresh {
+                return Poll::Ready(());
+            }
+            state.writer = Some(cx.waker().clone());
+            Poll::Pending
+        })
+        .await;
     }
 
     /// Waits until so few answers are queued that a reader may make more of them.
@@ -399,6 +408,16 @@ impl Outbox {
             }
             self.drained.notified().await;
         }
+    }
+}
+
+/// Lets go of the lock and wakes the writer, if it waits: one that is writing looks again before it does.
+fn wake_writer(mut state: MutexGuard<'_, State>) {
+    state.fresh = true;
+    let writer = state.writer.take();
+    drop(state);
+    if let Some(writer) = writer {
+        writer.wake();
     }
 }
 
@@ -496,3 +515,6 @@ impl State {
         };
     }
 }
+
+#[cfg(test)]
+mod tests;

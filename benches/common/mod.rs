@@ -111,8 +111,9 @@ impl Source {
                 let number = self.number();
                 let val = match cid {
                     "title" => OwnedValue::Text(format!("buy {number:016x} apples").into()),
-                    "position" => OwnedValue::Real((number >> 11) as f64 / 1024.0),
-                    "updated_at" => OwnedValue::Integer((number >> 23) as i64),
+                    "position" => OwnedValue::Real((number >> 40) as f64 / 1024.0),
+                    // Milliseconds since 1970, within a year.
+                    "updated_at" => OwnedValue::Integer(1_750_000_000_000 + (number >> 30) as i64),
                     _ => OwnedValue::Integer((number & 1) as i64),
                 };
                 NewCell { pk: pk.clone(), cid, val, col_version: 1, seq: n as u64 }

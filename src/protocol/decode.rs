@@ -372,3 +372,6 @@ fn push_unhex(hex: &str, out: &mut Vec<u8>) -> bool {
             _ => false,
         })
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,6 +8,9 @@ use super::frame::{self, MAX_HEAD_BYTES};
 use super::json;
 use super::{IncomingUpdate, Refusal};
 
+/// The most that a page has behind its changes, in bytes: version, `more`, a site id, a channel name that is all quotes.
+const PAGE_END_MAX_BYTES: usize = 640;
+
 /// Encodes the messages of one channel: what is the same in all of them is written once.
 #[derive(Clone, Debug)]
 pub struct Encoder {
@@ -140,7 +143,7 @@ impl PageEncoder {
             json::integer(number, out);
         }
         out.push(b']');
-        if self.changes > 1 && self.out.len() > max_bytes {
+        if self.changes > 1 && self.out.len() + PAGE_END_MAX_BYTES > max_bytes {
             self.out.truncate(before);
             self.changes -= 1;
             return false;
@@ -162,3 +165,6 @@ impl PageEncoder {
         Bytes::from(out).slice(start..)
     }
 }
+
+#[cfg(test)]
+mod tests;

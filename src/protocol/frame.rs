@@ -260,3 +260,6 @@ fn closed_with(payload: &[u8]) -> Result<u16, Broken> {
         _ => broken("a close code that must not be sent"),
     }
 }
+
+#[cfg(test)]
+mod tests;
