@@ -160,7 +160,7 @@ impl<'c, R: AsyncRead + Unpin> Reader<'c, R> {
     /// Takes every whole message that has arrived.
     async fn take_all(&mut self) -> Option<End> {
         loop {
-            match self.frames.next() {
+            match self.frames.next_event() {
                 Ok(None) => return None,
                 Ok(Some(Event::Message { payload, .. })) => {
                     if let Some(end) = self.message(payload).await {

@@ -255,7 +255,8 @@ impl Outbox {
     /// Moves the cursor: everything above `version` is sent in pages, then live.
     pub fn pull(&self, version: u64) -> Result<(), TooManyPulls> {
         let mut state = self.state();
-        if matches!(state.cursor, Cursor::Paging { pull: true, .. }) {
+        // A page that is being read is no answer to a pull that comes meanwhile: one thing after the other.
+        if matches!(state.cursor, Cursor::Paging { pull: true, .. } | Cursor::Paging { reading: true, .. }) {
             if state.waiting_pulls.len() == MAX_WAITING_PULLS {
                 return Err(TooManyPulls);
             }
@@ -272,6 +273,11 @@ impl Outbox {
     pub fn page(&self, end: PageEnd, finish: impl FnOnce(u64, bool) -> Bytes) {
         let mut state = self.state();
         let Cursor::Paging { skipped, pull, .. } = state.cursor else { return };
+        if !pull && let Some(version) = state.waiting_pulls.pop_front() {
+            // It moves the cursor, so nobody needs this page.
+            state.start_pull(version);
+            return wake_writer(state);
+        }
         let version = end.tail.unwrap_or(end.complete);
         let more = end.tail.is_none_or(|tail| skipped > tail);
         let page = finish(version, more);
@@ -508,7 +514,8 @@ impl State {
         };
         self.cursor = Cursor::Paging {
             from: Position::end_of(version),
-            complete: version,
+            // Above the channel's version nothing is: the pages will begin at 0, and acks wait for them.
+            complete: version.min(skipped),
             skipped,
             reading: false,
             pull: true,

@@ -39,7 +39,7 @@ pub fn read_page(
         end.next = cell.at;
         ControlFlow::Continue(())
     })?;
-    if start.complete > version {
+    if start.from.version > version {
         let beginning = PageStart { from: Position::default(), complete: 0 };
         return read_page(reader, beginning, limits);
     }
@@ -50,11 +50,14 @@ pub fn read_page(
 /// Idle handles that are kept, for each thread that reads pages.
 const IDLE_HANDLES_PER_READER: usize = 8;
 
+/// A handle that nobody uses, and its channel.
+type Idle = (Arc<str>, Box<dyn ChannelReader>);
+
 /// The handles that pages are read with. A handle that has been used is kept a while: most pulls have a next page.
 pub struct Readers {
     store: Arc<dyn ChangeStore>,
     /// The longest unused first.
-    idle: Mutex<VecDeque<(Arc<str>, Box<dyn ChannelReader>)>>,
+    idle: Mutex<VecDeque<Idle>>,
     max_idle: usize,
 }
 
@@ -96,7 +99,7 @@ impl Readers {
         idle.remove(at).map(|(_, reader)| reader)
     }
 
-    fn idle(&self) -> MutexGuard<'_, VecDeque<(Arc<str>, Box<dyn ChannelReader>)>> {
+    fn idle(&self) -> MutexGuard<'_, VecDeque<Idle>> {
         // Nothing panics while the lock is held.
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }

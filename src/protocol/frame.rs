@@ -80,7 +80,7 @@ pub struct Broken {
 }
 
 /// Collects messages from the bytes of a client: feed it with [`FrameCollector::buffer`], take from it with
-/// [`FrameCollector::next`].
+/// [`FrameCollector::next_event`].
 #[derive(Debug)]
 pub struct FrameCollector {
     max_message_bytes: usize,
@@ -145,7 +145,7 @@ impl FrameCollector {
     ///
     /// # Errors
     /// The client broke the protocol; the connection is to be closed with the code.
-    pub fn next(&mut self) -> Result<Option<Event>, Broken> {
+    pub fn next_event(&mut self) -> Result<Option<Event>, Broken> {
         loop {
             let Some(head) = self.head()? else { return Ok(None) };
             let payload = self.start + head.head_bytes..self.start + head.head_bytes + head.payload_bytes;

@@ -36,7 +36,7 @@ fn events(max: usize, bytes: &[u8], cuts: &[usize], rests: bool) -> (Vec<Event>,
         frames.buffer().extend_from_slice(&bytes[start..end]);
         start = end;
         loop {
-            match frames.next() {
+            match frames.next_event() {
                 Ok(Some(event)) => events.push(event),
                 Ok(None) => break,
                 Err(broken) => {
@@ -286,7 +286,7 @@ fn a_huge_length_is_refused_by_its_head_alone() {
         let mut frames = FrameCollector::new(MAX);
         frames.buffer().extend_from_slice(&bytes);
         assert_eq!(frames.wanted(), 0, "nothing is reserved for {len}");
-        assert_eq!(frames.next().unwrap_err().code, close::TOO_LARGE, "{len}");
+        assert_eq!(frames.next_event().unwrap_err().code, close::TOO_LARGE, "{len}");
         assert!(frames.buffer.capacity() <= 64 && frames.message.capacity() == 0);
         // As a fragment that would overflow the sum, too.
         let start = client_frame(0x02, [0; 4], b"abc");
@@ -298,7 +298,7 @@ fn a_huge_length_is_refused_by_its_head_alone() {
     frames.buffer().extend_from_slice(&[0x82, 0xff]);
     frames.buffer().extend_from_slice(&(1u64 << 40).to_be_bytes());
     frames.buffer().extend_from_slice(&[0; 4]);
-    assert_eq!(frames.next(), Ok(None));
+    assert_eq!(frames.next_event(), Ok(None));
     assert_eq!(frames.wanted(), 1 << 40);
     assert!(frames.buffer.capacity() <= 64);
 }
@@ -308,15 +308,15 @@ fn what_is_wanted_is_what_is_missing() {
     let bytes = client_frame(0x82, [1; 4], &[5; 200]);
     let mut frames = FrameCollector::new(MAX);
     frames.buffer().extend_from_slice(&client_frame(0x89, [1; 4], b"x"));
-    assert_eq!(frames.next(), Ok(Some(Event::Ping(b"x".to_vec()))));
+    assert_eq!(frames.next_event(), Ok(Some(Event::Ping(b"x".to_vec()))));
     for (n, byte) in bytes.iter().enumerate() {
         // Two bytes, two of length and four of mask say how long it is.
         assert_eq!(frames.wanted(), if n < 8 { 0 } else { bytes.len() - n }, "after {n} bytes");
-        assert_eq!(frames.next(), Ok(None));
+        assert_eq!(frames.next_event(), Ok(None));
         frames.buffer().push(*byte);
     }
     assert_eq!(frames.wanted(), 0);
-    assert_eq!(frames.next(), Ok(Some(message([5; 200], false))));
+    assert_eq!(frames.next_event(), Ok(Some(message([5; 200], false))));
     assert_eq!(frames.wanted(), 0);
 }
 
@@ -327,13 +327,13 @@ fn at_rest_it_holds_only_what_it_needs() {
     frames.buffer().extend_from_slice(&client_frame(0x01, [1; 4], b"first "));
     let last = client_frame(0x80, [1; 4], b"last");
     frames.buffer().extend_from_slice(&last[..3]);
-    assert!(frames.next().unwrap().is_some());
-    assert_eq!(frames.next(), Ok(None));
+    assert!(frames.next_event().unwrap().is_some());
+    assert_eq!(frames.next_event(), Ok(None));
     frames.rest();
     assert_eq!((&frames.buffer[..], &frames.message[..]), (&last[..3], &b"first "[..]));
     frames.buffer().extend_from_slice(&last[3..]);
-    assert_eq!(frames.next(), Ok(Some(message("first last", true))));
-    assert_eq!(frames.next(), Ok(None));
+    assert_eq!(frames.next_event(), Ok(Some(message("first last", true))));
+    assert_eq!(frames.next_event(), Ok(None));
     frames.rest();
     assert_eq!((frames.buffer.capacity(), frames.message.capacity()), (0, 0));
 }
