@@ -514,8 +514,8 @@ impl State {
         };
         self.cursor = Cursor::Paging {
             from: Position::end_of(version),
-            // Above the channel's version nothing is: the pages will begin at 0, and acks wait for them.
-            complete: version.min(skipped),
+            // From above the channel's version the pages will begin at 0, and acks wait for them.
+            complete: if version > skipped { 0 } else { version },
             skipped,
             reading: false,
             pull: true,

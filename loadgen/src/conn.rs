@@ -115,7 +115,7 @@ impl Conn {
         })
     }
 
-    /// Queues a text message; the next [`Conn::turn`] or [`Conn::flush`] writes it, with all others queued.
+    /// Queues a text message; the next [`Conn::turn`] writes it, with all others queued.
     pub(crate) fn queue_text(&mut self, payload: &[u8]) {
         let mask = self.masks.next() as u32;
         frame::write_masked(&mut self.outbox, Opcode::Text, payload, mask);

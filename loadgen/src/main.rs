@@ -3,7 +3,7 @@
 //!
 //! From the command line inwards: [`options`] → [`scenario`] (one module each) → writers ([`writer`], [`book`]),
 //! followers ([`follower`], [`sent`]) and pulls ([`puller`]) over connections ([`conn`], [`frame`], [`target`]) →
-//! figures ([`meter`], [`process`], [`run`]) and faults ([`cells`], [`verdict`]) → [`report`]. What the changes look
+//! figures ([`meter`], [`process`], [`mod@run`]) and faults ([`cells`], [`verdict`]) → [`report`]. What the changes look
 //! like, and how they are recognised when they come back, is in [`plan`] and [`scan`].
 
 mod book;

@@ -351,7 +351,7 @@ fn a_close_is_answered_with_its_own_code() {
     let close_with = |payload: &[u8]| {
         let (events, error) = all_events(&client_frame(0x88, [7, 0, 7, 0], payload));
         assert_eq!(events.len() + usize::from(error.is_some()), 1);
-        events.into_iter().next().map_or(Err(error), Ok)
+        events.into_iter().next().ok_or(error)
     };
     assert_eq!(close_with(b""), Ok(Event::Close(close::NORMAL)));
     assert_eq!(close_with(b"\x03"), Err(Some(close::PROTOCOL)));
