@@ -13,7 +13,7 @@ use fastwebsockets::OpCode;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::{Instant, MissedTickBehavior};
 
-use crate::channel::Pending;
+use crate::fanout::Pending;
 use crate::metrics::MessageType;
 use crate::outbox::{PageStart, TAKE_MAX_SLABS as WRITE_SLABS, TOO_MANY_BAD, Taken};
 use crate::page::PageLimits;
@@ -244,9 +244,7 @@ impl<'c, R: AsyncRead + Unpin> Reader<'c, R> {
 
     fn refuse(&self, refusal: &Refusal) {
         self.relay.metrics.refused(refusal.code);
-        let mut frame = Vec::new();
-        self.member.encoder.error(refusal, &mut frame);
-        self.member.outbox.reply(frame.into());
+        self.member.outbox.reply(self.member.encoder.error_frame(refusal));
     }
 }
 
@@ -330,7 +328,7 @@ fn read_page(relay: &Arc<Relay>, member: &Member, start: PageStart) {
     let (outbox, encoder) = (member.outbox.clone(), member.encoder.clone());
     tokio::task::spawn_blocking(move || match relay.readers.read(&channel, start, limits) {
         Ok((page, end)) => {
-            relay.metrics.paged();
+            relay.metrics.sent_page(page.changes());
             outbox.page(end, |version, more| page.finish(&encoder, version, more));
         }
         Err(e) => {
@@ -338,10 +336,8 @@ fn read_page(relay: &Arc<Relay>, member: &Member, start: PageStart) {
             let refusal =
                 Refusal::new(Code::Storage, "the server could not read the channel; come back later");
             relay.metrics.refused(refusal.code);
-            let mut frame = Vec::new();
-            encoder.error(&refusal, &mut frame);
-            outbox.reply(frame.into());
-            outbox.close(close::TRY_AGAIN_LATER, "the server could not read the channel", false);
+            outbox.reply(encoder.error_frame(&refusal));
+            outbox.page_failed(close::TRY_AGAIN_LATER, "the server could not read the channel");
         }
     });
 }

@@ -8,7 +8,8 @@
 //! | [`connection`] | one socket: reads, decodes, hands over; writes what its outbox holds |
 //! | [`protocol`] | frames and messages, decoded and encoded; knows nothing of the rest |
 //! | [`queue`], [`shard`] | the threads that own the channels and commit for them |
-//! | [`channel`] | one channel: merge, commit, ack, pass on |
+//! | [`channel`] | one channel: merge, commit |
+//! | [`fanout`] | what a commit tells whom |
 //! | [`outbox`] | a connection's bounded out-queue and its cursor |
 //! | [`page`] | what a client missed, a bounded piece at a time |
 //! | [`config`], [`metrics`] | every setting; every count |
@@ -18,6 +19,7 @@
 pub mod channel;
 pub mod config;
 pub mod connection;
+pub mod fanout;
 pub mod metrics;
 pub mod outbox;
 pub mod page;

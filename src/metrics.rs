@@ -64,9 +64,11 @@ pub struct Metrics {
     messages_in: [Counter; 3],
     bytes_in: Counter,
     changes_in: Counter,
-    deliveries: Counter,
+    updates_out: Counter,
+    pages_out: Counter,
+    acks_out: Counter,
+    changes_out: Counter,
     bytes_out: Counter,
-    pages: Counter,
     won: Counter,
     lost: Counter,
     errors: [Counter; Code::ALL.len()],
@@ -99,25 +101,30 @@ impl Default for Metrics {
         let r = &mut registry;
         let messages = Family::<TypeLabel, Counter>::default();
         r.register("messages_received", "Messages from clients, by type", messages.clone());
+        let messages_out = Family::<TypeLabel, Counter>::default();
+        r.register("messages_sent", "Messages handed to connections, by type", messages_out.clone());
         let errors = Family::<CodeLabel, Counter>::default();
         r.register("errors", "Errors answered, by code", errors.clone());
         let merged = Family::<OutcomeLabel, Counter>::default();
         r.register("changes_merged", "Changes merged, by outcome", merged.clone());
         let outcome = |outcome| merged.get_or_create(&OutcomeLabel { outcome }).clone();
         let message = |r#type| messages.get_or_create(&TypeLabel { r#type }).clone();
+        let sent = |r#type| messages_out.get_or_create(&TypeLabel { r#type }).clone();
         Metrics {
             connections: gauge(r, "connections", "Open WebSocket connections"),
             connections_total: counter(r, "connections_opened", "WebSocket connections opened"),
             messages_in: [message("update"), message("pull"), message("auth")],
             bytes_in: byte_counter(r, "received", "Payload bytes of messages from clients"),
             changes_in: counter(r, "changes_received", "Changes received in updates that could be read"),
-            deliveries: counter(
+            updates_out: sent("update"),
+            pages_out: sent("page"),
+            acks_out: sent("ack"),
+            changes_out: counter(
                 r,
-                "updates_sent",
-                "Live updates handed to connections, one per commit and follower",
+                "changes_sent",
+                "Changes in live updates and pages handed to connections",
             ),
             bytes_out: byte_counter(r, "sent", "Bytes written to clients"),
-            pages: counter(r, "pages_sent", "Pages handed to connections"),
             won: outcome("won"),
             lost: outcome("lost"),
             errors: Code::ALL.map(|code| errors.get_or_create(&CodeLabel { code: code.as_str() }).clone()),
@@ -234,13 +241,20 @@ impl Metrics {
     }
 
     /// A page was handed to a connection.
-    pub fn paged(&self) {
-        self.pages.inc();
+    pub fn sent_page(&self, changes: usize) {
+        self.pages_out.inc();
+        self.changes_out.inc_by(changes as u64);
     }
 
-    /// A commit's slab was handed to followers.
-    pub fn fanned_out(&self, followers: usize) {
-        self.deliveries.inc_by(followers as u64);
+    /// Live updates were handed to connections.
+    pub fn sent_updates(&self, messages: usize, changes: usize) {
+        self.updates_out.inc_by(messages as u64);
+        self.changes_out.inc_by(changes as u64);
+    }
+
+    /// Acks were handed to connections.
+    pub fn sent_acks(&self, acks: usize) {
+        self.acks_out.inc_by(acks as u64);
     }
 
     /// A message was answered with an error.

@@ -67,6 +67,8 @@ struct State {
     held_acks: VecDeque<Item>,
     waiting_pulls: VecDeque<u64>,
     closing: Option<Closing>,
+    /// What waits for pages waits in vain.
+    pages_failed: bool,
     /// Whether something has come since the writer last took.
     fresh: bool,
     /// Wakes the writer, if it waits.
@@ -203,6 +205,7 @@ impl Outbox {
                 held_acks: VecDeque::new(),
                 waiting_pulls: VecDeque::new(),
                 closing: None,
+                pages_failed: false,
                 fresh: false,
                 writer: None,
             }),
@@ -241,6 +244,17 @@ impl Outbox {
                 Delivery::Ack { frames, version } => state.deliver_ack(frames, version),
                 Delivery::Error { frame } => state.push(Item { bytes: frame, kind: Kind::Reply }),
             }
+        }
+        wake_writer(state);
+    }
+
+    /// Notes that the channel has come to `version` by a commit that nobody was told of: the pages will bring it.
+    pub fn missed(&self, version: u64) {
+        let mut state = self.state();
+        match &mut state.cursor {
+            Cursor::Paging { skipped, .. } => *skipped = version.max(*skipped),
+            Cursor::Following { version: known } if *known >= version => {}
+            Cursor::Following { .. } => state.fall_back(version),
         }
         wake_writer(state);
     }
@@ -309,6 +323,17 @@ impl Outbox {
         if state.closing.is_none() {
             state.closing = Some(Closing { code, reason, after_pages });
         }
+        wake_writer(state);
+        self.drained.notify_one();
+    }
+
+    /// Ends the connection when all that is queued has left, as the page that was asked for cannot be read. What waits for
+    /// pages is not sent: an ack that does not come makes its sender send again.
+    pub fn page_failed(&self, code: u16, reason: &'static str) {
+        let mut state = self.state();
+        state.pages_failed = true;
+        let closing = state.closing.unwrap_or(Closing { code, reason, after_pages: false });
+        state.closing = Some(Closing { after_pages: false, ..closing });
         wake_writer(state);
         self.drained.notify_one();
     }
@@ -430,7 +455,7 @@ fn wake_writer(mut state: MutexGuard<'_, State>) {
 impl State {
     /// Whether the connection ends without what its pages have yet to bring. Acks that wait for pages are promised.
     fn closes_first(&self) -> bool {
-        self.closing.is_some_and(|c| !c.after_pages) && self.held_acks.is_empty()
+        self.closing.is_some_and(|c| !c.after_pages) && (self.held_acks.is_empty() || self.pages_failed)
     }
 
     fn push(&mut self, item: Item) {
@@ -468,7 +493,8 @@ impl State {
         match &mut self.cursor {
             Cursor::Paging { complete, skipped, .. } => {
                 *skipped = ack.max(*skipped);
-                if ack > *complete {
+                // Nor does an ack overtake another.
+                if ack > *complete || !self.held_acks.is_empty() {
                     self.reply_bytes += item.bytes.len();
                     self.held_acks.push_back(item);
                     return;

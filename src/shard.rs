@@ -14,8 +14,9 @@ use causeway_storage::{ChangeStore, Clamp, StoreError};
 use foldhash::fast::FixedState;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
-use crate::channel::{Channel, Pending};
+use crate::channel::Channel;
 use crate::config::Config;
+use crate::fanout::Pending;
 use crate::metrics::{ChannelStats, Metrics};
 use crate::outbox::{ConnectionId, Outbox};
 use crate::protocol::encode::Encoder;

@@ -184,6 +184,44 @@ fn held_acks_leave_before_a_close() {
     assert_eq!((&taken.slabs[..], taken.close), (&["page".into(), "ack".into()][..], Some((1001, "bye"))));
 }
 
+/// Whatever waits for pages, and whatever comes after, an outbox whose pages cannot be read comes to its close.
+#[test]
+fn a_page_that_cannot_be_read_ends_the_connection() {
+    for before in [None, Some(false), Some(true)] {
+        let outbox = fallen_back();
+        outbox.deliver(ack("ack", 5));
+        outbox.pull(0).unwrap();
+        assert!(take(&outbox).read_page.is_some());
+        if let Some(after_pages) = before {
+            outbox.close(1001, "bye", after_pages);
+            assert_eq!(take(&outbox).close, None);
+        }
+        outbox.reply("error".into());
+        outbox.page_failed(1013, "no page");
+        outbox.deliver(ack("ack", 6));
+        let taken = take(&outbox);
+        assert_eq!((&taken.slabs[..], taken.read_page), (&["error".into()][..], None));
+        let code = if before.is_some() { (1001, "bye") } else { (1013, "no page") };
+        assert_eq!(taken.close, Some(code));
+    }
+}
+
+#[test]
+fn a_commit_that_nobody_was_told_of_comes_in_pages() {
+    let outbox = greeted(3);
+    outbox.missed(3);
+    assert_eq!(outbox.backlog(), (0, false), "it is known");
+    outbox.missed(4);
+    outbox.deliver(ack("ack", 5));
+    let taken = take(&outbox);
+    assert!(taken.slabs.is_empty(), "the ack does not pass over what was missed");
+    assert_eq!(taken.read_page, start(Position::end_of(3), 3));
+    assert_eq!(last_page(&outbox, 4), Some((4, true)), "5 is yet to come");
+    assert_eq!(take(&outbox).slabs, ["page"]);
+    assert_eq!(last_page(&outbox, 5), Some((5, false)));
+    assert_eq!(take(&outbox).slabs, ["page", "ack"]);
+}
+
 #[test]
 fn a_reader_waits_while_many_answers_are_queued() {
     let polled = |future: &mut std::pin::Pin<&mut dyn Future<Output = ()>>| {

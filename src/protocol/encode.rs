@@ -66,9 +66,10 @@ impl Encoder {
         });
     }
 
-    /// Appends an error.
-    pub fn error(&self, refusal: &Refusal, out: &mut Vec<u8>) {
-        self.framed(out, |json| {
+    /// An error.
+    pub fn error_frame(&self, refusal: &Refusal) -> Bytes {
+        let mut out = Vec::new();
+        self.framed(&mut out, |json| {
             json.extend_from_slice(b"{\"type\":\"error\",\"code\":\"");
             json.extend_from_slice(refusal.code.as_str().as_bytes());
             json.extend_from_slice(b"\",\"message\":");
@@ -81,6 +82,7 @@ impl Encoder {
             json.extend_from_slice(&self.channel);
             json.push(b'}');
         });
+        out.into()
     }
 
     /// Appends a text frame of what `write` writes.

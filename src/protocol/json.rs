@@ -5,14 +5,9 @@ use causeway_storage::Value;
 /// Writes a string with its quotes.
 pub(super) fn string(text: &str, out: &mut Vec<u8>) {
     out.push(b'"');
-    let bytes = text.as_bytes();
-    let mut written = 0;
-    for (i, &byte) in bytes.iter().enumerate() {
-        if byte >= 0x20 && byte != b'"' && byte != b'\\' {
-            continue;
-        }
-        out.extend_from_slice(&bytes[written..i]);
-        written = i + 1;
+    let mut rest = text.as_bytes();
+    while let Some((plain, byte, after)) = split_at_escape(rest) {
+        out.extend_from_slice(plain);
         match byte {
             b'"' => out.extend_from_slice(b"\\\""),
             b'\\' => out.extend_from_slice(b"\\\\"),
@@ -24,9 +19,31 @@ pub(super) fn string(text: &str, out: &mut Vec<u8>) {
                 hex(&[byte], out);
             }
         }
+        rest = after;
     }
-    out.extend_from_slice(&bytes[written..]);
+    out.extend_from_slice(rest);
     out.push(b'"');
+}
+
+/// Splits at the first byte that JSON wants escaped: a control character, a quote, a backslash. Eight bytes at a time:
+/// this is what most of a forwarded update's time went to.
+fn split_at_escape(bytes: &[u8]) -> Option<(&[u8], u8, &[u8])> {
+    const ONES: u64 = u64::from_le_bytes([1; 8]);
+    const HIGH: u64 = ONES << 7;
+    // The high bit of each byte that is below `n`; exact up to the first one, which is all that is asked.
+    let below = |word: u64, n: u64| word.wrapping_sub(ONES * n) & !word & HIGH;
+    let (words, tail) = bytes.as_chunks::<8>();
+    let escape = |byte: u8| byte < 0x20 || byte == b'"' || byte == b'\\';
+    let in_words = words.iter().enumerate().find_map(|(at, word)| {
+        let word = u64::from_le_bytes(*word);
+        let found = below(word, 0x20)
+            | below(word ^ (ONES * u64::from(b'"')), 1)
+            | below(word ^ (ONES * u64::from(b'\\')), 1);
+        (found != 0).then(|| at * 8 + found.trailing_zeros() as usize / 8)
+    });
+    let at =
+        in_words.or_else(|| tail.iter().position(|byte| escape(*byte)).map(|at| words.len() * 8 + at))?;
+    Some((&bytes[..at], bytes[at], &bytes[at + 1..]))
 }
 
 /// Writes an integer.
@@ -55,5 +72,30 @@ pub(super) fn hex(bytes: &[u8], out: &mut Vec<u8>) {
     out.reserve(bytes.len() * 2);
     for byte in bytes {
         out.extend_from_slice(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::string;
+
+    #[test]
+    fn every_byte_at_every_place_is_written_as_serde_writes_it() {
+        for len in 0..20 {
+            for at in 0..=len {
+                for c in (0..=0x7f).chain([0x80, 0xe9, 0x20ac, 0x1f600]).filter_map(char::from_u32) {
+                    let text = format!("{}{c}{}\"\u{1}", "x".repeat(at), "é".repeat(len - at));
+                    let mut out = Vec::new();
+                    string(&text, &mut out);
+                    assert_eq!(serde_json::from_slice::<String>(&out).unwrap(), text);
+                    assert_eq!(
+                        String::from_utf8(out).unwrap().len(),
+                        serde_json::to_string(&text).unwrap().len()
+                        // serde_json has short forms for these two.
+                        + 4 * usize::from(c == '\u{8}' || c == '\u{c}')
+                    );
+                }
+            }
+        }
     }
 }

@@ -29,6 +29,8 @@ pub(super) struct Sent {
 pub(super) enum Step {
     /// The channel commits; the outbox hears of it with the next commit, at the latest.
     Commit(Vec<Sent>),
+    /// A commit reaches the disk, and its senders are told that it did not.
+    CommitUntold(Vec<Sent>),
     /// The outbox hears of the commit.
     Deliver,
     /// The client forgets everything above a version, and pulls from there.
@@ -60,6 +62,7 @@ pub(super) fn group() -> impl Strategy<Value = Vec<Sent>> {
 pub(super) fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         6 => group().prop_map(Step::Commit),
+        1 => group().prop_map(Step::CommitUntold),
         4 => Just(Step::Deliver),
         2 => any::<Index>().prop_map(Step::Pull),
         1 => Just(Step::PullWiped),
@@ -93,6 +96,8 @@ pub(super) struct Run {
     messages: Vec<Message>,
     /// What the outbox has yet to hear of a commit.
     undelivered: Vec<Delivery>,
+    /// Whether it has yet to hear of a commit that nobody was told of.
+    untold: bool,
     /// The page that was asked for, and what was read for it.
     asked: Option<PageStart>,
     read: Option<(PageEnd, Vec<(Position, u8)>)>,
@@ -194,6 +199,7 @@ impl Run {
             page_cells,
             messages: Vec::new(),
             undelivered: Vec::new(),
+            untold: false,
             asked: None,
             read: None,
             expected_start: None,
@@ -232,6 +238,13 @@ impl Run {
     pub(super) fn step(&mut self, step: Step) -> Outcome {
         match step {
             Step::Commit(group) => self.commit(&group),
+            Step::CommitUntold(group) => {
+                self.deliver();
+                for sent in group.iter().filter(|sent| !sent.refused) {
+                    self.channel.commit(&sent.cells);
+                }
+                self.untold = true;
+            }
             Step::Deliver => self.deliver(),
             Step::Pull(index) => self.pull(index.index(self.channel.version as usize + 1) as u64),
             Step::PullWiped => self.pull(self.channel.version + 1000),
@@ -251,6 +264,9 @@ impl Run {
     /// As [`crate::channel::Channel`] does it: runs of the others' frames and of acks, in order.
     fn commit(&mut self, group: &[Sent]) {
         self.deliver();
+        if std::mem::take(&mut self.untold) {
+            self.outbox.missed(self.channel.version);
+        }
         for sent in group {
             if sent.refused {
                 if sent.own {
@@ -327,7 +343,10 @@ impl Run {
             .filter(|(at, _)| at.version <= known)
             .map(|(at, cell)| (*cell, at.version))
             .collect();
-        self.begin_pull();
+        // A page that is being read comes in first.
+        if self.asked.is_none() && self.read.is_none() {
+            self.begin_pull();
+        }
     }
 
     fn begin_pull(&mut self) {
@@ -393,8 +412,12 @@ impl Run {
             told = Some((version, more));
             frame
         });
-        let Some((version, more)) = told else { return Ok(()) };
-        // A pull that came while the page was read begins where it says, not where the page did.
+        let Some((version, more)) = told else {
+            // A pull that came while the page was read begins where it says, not where the page did.
+            prop_assert!(self.pulls_begun < self.pulls.len());
+            self.begin_pull();
+            return Ok(());
+        };
         self.messages[number] = Message::Page { version, more, rows, pull };
         self.expected_start =
             more.then(|| if end.tail.is_some() { Position::end_of(version) } else { end.next });
@@ -456,6 +479,7 @@ impl Run {
 
     /// Lets everything come to rest, or to its close.
     pub(super) fn finish(mut self, end: End) -> Outcome {
+        self.commit(&[]);
         self.deliver();
         if let Some(after_pages) = end {
             self.outbox.close(1001, "bye", after_pages);

@@ -83,7 +83,7 @@ fn every_message_has_its_documented_keys() {
             if let Some(received) = received {
                 expected["received"] = json!(received);
             }
-            assert_eq!(written(&|out| encoder.error(&refusal, out)), expected);
+            assert_eq!(json_of(&encoder.error_frame(&refusal)), expected);
         }
     }
 }
@@ -91,11 +91,7 @@ fn every_message_has_its_documented_keys() {
 #[test]
 fn heads_fit_lengths() {
     let encoder = encoder();
-    let frame_of = |message: String| {
-        let mut out = Vec::new();
-        encoder.error(&Refusal::new(Code::Malformed, message), &mut out);
-        out
-    };
+    let frame_of = |message: String| encoder.error_frame(&Refusal::new(Code::Malformed, message));
     let around = payload(&frame_of(String::new())).len();
     for len in [around, 125, 126, 127, 0xfffe, 0xffff, 0x10000, 0x10001, 200_000] {
         let Some(pad) = len.checked_sub(around) else { continue };

@@ -1,0 +1,270 @@
+#![allow(clippy::unwrap_used)]
+
+mod failing;
+
+use causeway_storage::{Durability, StoreOptions, memory};
+use proptest::collection::vec;
+use proptest::prelude::*;
+use serde_json::{Value as Json, json};
+
+use super::*;
+use crate::outbox::{OutboxLimits, Taken};
+use crate::page::{PageLimits, read_page};
+use crate::protocol::Incoming;
+use crate::protocol::decode::{DecodeRules, decode};
+use failing::{Failing, Fails};
+
+const CLAMP: Clamp = Clamp { max_col_version_jump: 100, max_cl_jump: 100 };
+
+/// A channel with a few connections.
+struct House {
+    store: Arc<Failing>,
+    channel: Channel,
+    outboxes: Vec<Arc<Outbox>>,
+    encoder: Arc<Encoder>,
+    metrics: Metrics,
+}
+
+/// A change of a row to a clock; the higher wins.
+type Write = (u8, u64);
+
+impl House {
+    fn new(connections: u64) -> Self {
+        let options = StoreOptions { durability: Durability::Off, ..StoreOptions::new("nowhere") };
+        let store = Arc::new(Failing::new((memory::BACKEND.open)(&options).unwrap()));
+        let mut channel = Channel::open(store.as_ref(), &"c".into()).unwrap();
+        let limits = OutboxLimits { max_bytes: 1 << 20, max_reply_bytes: 1 << 20, max_bad_messages: 1000 };
+        let outboxes: Vec<_> = (0..connections).map(|id| Arc::new(Outbox::new(id, limits))).collect();
+        let encoder = outboxes.iter().map(|outbox| channel.join(outbox.clone())).last().unwrap();
+        let mut house = House { store, channel, outboxes, encoder, metrics: Metrics::default() };
+        for connection in 0..connections as usize {
+            let greeting = house.received(connection).remove(0);
+            assert_eq!((&greeting["type"], &greeting["version"]), (&json!("connected"), &json!(0)));
+        }
+        house
+    }
+
+    /// An update of a connection; `received` names it.
+    fn pending(&self, connection: usize, received: u64, writes: &[Write]) -> Pending {
+        let rows: Vec<_> = writes.iter().map(|(row, clock)| change(*row, *clock)).collect();
+        let message = json!({"type": "update", "siteId": format!("site {connection}"), "version": received, "changes": rows});
+        let rules = DecodeRules { max_changes: 100, strict_channel: None };
+        match decode(&mut message.to_string().into_bytes(), rules).unwrap() {
+            Incoming::Update(update) => Pending { outbox: self.outboxes[connection].clone(), update },
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn commit(&mut self, updates: &[(usize, u64, &[Write])]) {
+        let pending: Vec<_> =
+            updates.iter().map(|(from, received, writes)| self.pending(*from, *received, writes)).collect();
+        self.channel.commit(self.store.as_ref(), &pending, &CLAMP, &self.metrics);
+    }
+
+    /// All that a connection has been sent, pages too.
+    fn received(&mut self, connection: usize) -> Vec<Json> {
+        let outbox = &self.outboxes[connection];
+        let mut bytes = Vec::new();
+        let mut taken = Taken::default();
+        loop {
+            outbox.take(&mut taken);
+            taken.slabs.iter().for_each(|slab| bytes.extend_from_slice(slab));
+            if let Some(start) = taken.read_page {
+                let mut reader = self.store.reader("c").unwrap();
+                let limits = PageLimits { max_bytes: 1 << 20, max_changes: 3 };
+                let (page, end) = read_page(reader.as_mut(), start, limits).unwrap();
+                outbox.page(end, |version, more| page.finish(&self.encoder, version, more));
+            } else if taken.slabs.is_empty() {
+                return messages(&bytes);
+            }
+        }
+    }
+}
+
+fn change(row: u8, clock: u64) -> Json {
+    json!(["t", format!("row {row}"), "c", 0, clock, 1, "s", 1, 0])
+}
+
+/// The messages of whole frames, without what is the same in all of them.
+fn messages(mut bytes: &[u8]) -> Vec<Json> {
+    let mut messages = Vec::new();
+    while !bytes.is_empty() {
+        assert_eq!(bytes[0], 0x81, "a whole text");
+        let (len, at) = match bytes[1] {
+            126 => (usize::from(u16::from_be_bytes([bytes[2], bytes[3]])), 4),
+            short => (usize::from(short), 2),
+        };
+        let mut message: Json = serde_json::from_slice(&bytes[at..at + len]).unwrap();
+        bytes = &bytes[at + len..];
+        assert_eq!(message.as_object_mut().unwrap().remove("channel"), Some(json!("c")));
+        message.as_object_mut().unwrap().remove("siteId");
+        messages.push(message);
+    }
+    messages
+}
+
+fn ack(version: u64, received: u64) -> Json {
+    json!({"type": "ack", "version": version, "received": received})
+}
+
+fn update(version: u64, writes: &[Write]) -> Json {
+    let changes: Vec<_> = writes.iter().map(|(row, clock)| change(*row, *clock)).collect();
+    json!({"type": "update", "version": version, "changes": changes})
+}
+
+fn refused(received: u64, index: usize, max: u64) -> Json {
+    let message = format!("changes[{index}].col_version: too far ahead, here it is at most {max}");
+    json!({"type": "error", "code": "invalid_change", "message": message, "received": received})
+}
+
+fn storage(received: u64) -> Json {
+    let message = "the server could not store this update; send it again later";
+    json!({"type": "error", "code": "storage", "message": message, "received": received})
+}
+
+#[test]
+fn each_sender_gets_acks_in_the_place_of_its_own() {
+    let mut house = House::new(3);
+    house.commit(&[
+        (0, 10, &[(1, 5), (2, 5)]),
+        (1, 20, &[(3, 5)]),
+        // Lost, all of it: the version stays.
+        (0, 11, &[(3, 4)]),
+        // Refused between the others.
+        (1, 21, &[(4, 5), (4, 101)]),
+        (1, 22, &[(1, 4), (2, 6)]),
+        (0, 12, &[(5, 1)]),
+        (0, 13, &[]),
+    ]);
+    let [first, second, third] = [update(1, &[(1, 5), (2, 5)]), update(2, &[(3, 5)]), update(3, &[(2, 6)])];
+    let fourth = update(4, &[(5, 1)]);
+    assert_eq!(
+        house.received(0),
+        [ack(1, 10), second.clone(), ack(2, 11), third.clone(), ack(4, 12), ack(4, 13)]
+    );
+    assert_eq!(
+        house.received(1),
+        [first.clone(), ack(2, 20), refused(21, 1, 100), ack(3, 22), fourth.clone()]
+    );
+    assert_eq!(house.received(2), [first, second, third, fourth]);
+    assert_eq!(house.channel.version(), 4);
+}
+
+#[test]
+fn who_has_left_is_answered_and_told_no_more() {
+    let mut house = House::new(2);
+    house.channel.leave(0);
+    house.channel.leave(77);
+    house.commit(&[(0, 1, &[(1, 1)]), (1, 2, &[(2, 1)])]);
+    assert_eq!(house.received(0), [ack(1, 1), update(2, &[(2, 1)])]);
+    house.commit(&[(1, 3, &[(2, 2)])]);
+    assert_eq!(house.received(0), [json!(null); 0]);
+    assert_eq!(house.received(1), [update(1, &[(1, 1)]), ack(2, 2), ack(3, 3)]);
+}
+
+#[test]
+fn a_commit_that_fails_is_answered_to_its_senders_and_nobody_else() {
+    for fails in [Fails::AtBegin, Fails::AtLookup, Fails::AtCommit, Fails::AtOpen] {
+        let mut house = House::new(3);
+        house.commit(&[(0, 1, &[(1, 1)])]);
+        if matches!(fails, Fails::AtOpen) {
+            house.channel.close();
+        }
+        (0..3).for_each(|connection| drop(house.received(connection)));
+        house.store.fail(fails);
+        house.commit(&[(0, 2, &[(1, 2)]), (1, 3, &[(2, 2)]), (0, 4, &[(1, 3)])]);
+        assert!(!house.channel.is_open(), "{fails:?}");
+        assert_eq!(house.received(0), [storage(2), storage(4)], "{fails:?}");
+        assert_eq!(house.received(1), [storage(3)], "{fails:?}");
+        assert_eq!(house.received(2), [json!(null); 0], "{fails:?}");
+        assert_eq!(house.channel.version(), 1);
+        // The next one works, with the next version, and nothing of the failed one is there.
+        house.commit(&[(1, 5, &[(1, 2)])]);
+        assert_eq!(house.received(0), [update(2, &[(1, 2)])], "{fails:?}");
+        assert_eq!(house.received(1), [ack(2, 5)], "{fails:?}");
+        assert_eq!(house.received(2), [update(2, &[(1, 2)])], "{fails:?}");
+    }
+}
+
+/// The disk had it, and then the store failed: everybody is to learn of it, the next sender above all, whose ack names a
+/// version behind it.
+#[test]
+fn a_commit_that_fails_after_it_is_durable_reaches_everyone_with_the_next() {
+    let page = |writes: &[(Write, u64, u64)], version: u64| {
+        let row = |((row, clock), version, seq): &(Write, u64, u64)| {
+            json!(["t", format!("row {row}"), "c", 0, clock, version, "s", 1, seq])
+        };
+        json!({"type": "update", "version": version, "more": false, "changes": writes.iter().map(row).collect::<Vec<_>>()})
+    };
+    let mut house = House::new(3);
+    house.store.fail(Fails::AfterCommit);
+    house.commit(&[(0, 1, &[(1, 1), (2, 1)])]);
+    assert_eq!(house.received(0), [storage(1)]);
+    // A client that comes now is greeted below it and given it with the others.
+    house.commit(&[(1, 2, &[(3, 1)]), (0, 3, &[(1, 1)])]);
+    let all = page(&[((1, 1), 1, 0), ((2, 1), 1, 1), ((3, 1), 2, 0)], 2);
+    assert_eq!(house.received(0), [all.clone(), ack(2, 3)]);
+    assert_eq!(house.received(1), [all.clone(), ack(2, 2)]);
+    assert_eq!(house.received(2), [all]);
+    // And then all is as ever.
+    house.commit(&[(1, 4, &[(3, 2)])]);
+    assert_eq!(house.received(0), [update(3, &[(3, 2)])]);
+    assert_eq!(house.received(1), [ack(3, 4)]);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Every connection's messages are those of all updates in order, its own turned into answers, whatever is committed
+    /// together and whenever the store is closed between.
+    #[test]
+    fn all_messages_come_in_commit_order(
+        commits in vec((vec((0..3usize, vec((0..4u8, 0..160u64), 0..4)), 1..7), any::<bool>(), any::<bool>()), 1..8),
+    ) {
+        let mut house = House::new(4);
+        let mut clocks = std::collections::BTreeMap::new();
+        let (mut version, mut received) = (0, 0);
+        let mut expected = vec![Vec::new(); 4];
+        for (updates, closes, looks) in commits {
+            let mut group = Vec::new();
+            for (sender, writes) in &updates {
+                received += 1;
+                group.push((*sender, received, &writes[..]));
+                let max = |clocks: &std::collections::BTreeMap<u8, u64>, row| clocks.get(&row).copied().unwrap_or(0) + 100;
+                let beyond = writes.iter().position(|(row, clock)| *clock > max(&clocks, *row));
+                if let Some(index) = beyond {
+                    expected[*sender].push(refused(received, index, max(&clocks, writes[index].0)));
+                    continue;
+                }
+                let mut winners = Vec::new();
+                for (row, clock) in writes {
+                    if clocks.get(row).is_none_or(|known| known < clock) {
+                        clocks.insert(*row, *clock);
+                        winners.push((*row, *clock));
+                    }
+                }
+                version += u64::from(!winners.is_empty());
+                for (connection, expected) in expected.iter_mut().enumerate() {
+                    if connection == *sender {
+                        expected.push(ack(version, received));
+                    } else if !winners.is_empty() {
+                        expected.push(update(version, &winners));
+                    }
+                }
+            }
+            house.commit(&group);
+            prop_assert_eq!(house.channel.version(), version);
+            if closes {
+                house.channel.close();
+            }
+            if looks {
+                for (connection, expected) in expected.iter_mut().enumerate() {
+                    prop_assert_eq!(house.received(connection), std::mem::take(expected));
+                }
+            }
+        }
+        for (connection, expected) in expected.into_iter().enumerate() {
+            prop_assert_eq!(house.received(connection), expected, "connection {}", connection);
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! What one commit tells whom: every follower all that won, in one slab; every sender an ack in the place of each update
+//! of its own.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use causeway_storage::Outcome;
+
+use crate::metrics::Metrics;
+use crate::outbox::{Delivery, Outbox, TOO_MANY_BAD};
+use crate::protocol::encode::Encoder;
+use crate::protocol::frame::close;
+use crate::protocol::{Code, IncomingUpdate, Refusal};
+
+/// An update and the connection that it came from.
+#[derive(Debug)]
+pub struct Pending {
+    /// The sender.
+    pub outbox: Arc<Outbox>,
+    /// What it sent.
+    pub update: Box<IncomingUpdate>,
+}
+
+/// A commit that is durable, about to be told.
+pub struct Fanout<'c> {
+    encoder: &'c Encoder,
+    metrics: &'c Metrics,
+    pending: &'c [Pending],
+    outcomes: &'c [Outcome],
+    /// The frames of all updates that won something, in commit order.
+    slab: Bytes,
+    /// What lies before each update, and, at the end, all there is.
+    marks: Vec<Mark>,
+}
+
+/// A place between the updates of a commit.
+#[derive(Clone, Copy)]
+struct Mark {
+    /// The bytes of the slab before it.
+    bytes: usize,
+    /// The frames in them, and the changes in those.
+    frames: usize,
+    changes: usize,
+    /// The channel's version there.
+    version: u64,
+}
+
+impl<'c> Fanout<'c> {
+    /// Encodes what the updates of a commit have won; `before` is the channel's version before it.
+    pub fn new(
+        encoder: &'c Encoder,
+        metrics: &'c Metrics,
+        pending: &'c [Pending],
+        outcomes: &'c [Outcome],
+        before: u64,
+    ) -> Self {
+        let mut slab = Vec::new();
+        let mut mark = Mark { bytes: 0, frames: 0, changes: 0, version: before };
+        let mut marks = vec![mark];
+        for (Pending { update, .. }, outcome) in pending.iter().zip(outcomes) {
+            if let Outcome::Merged { version, winners } = outcome
+                && !winners.is_empty()
+            {
+                encoder.update(update, winners, *version, &mut slab);
+                mark = Mark {
+                    bytes: slab.len(),
+                    frames: mark.frames + 1,
+                    changes: mark.changes + winners.len(),
+                    version: *version,
+                };
+            }
+            marks.push(mark);
+        }
+        Fanout { encoder, metrics, pending, outcomes, slab: slab.into(), marks }
+    }
+
+    /// The channel's version after the commit.
+    pub fn version(&self) -> u64 {
+        self.marks[self.marks.len() - 1].version
+    }
+
+    /// Tells the senders, then the followers. A sender's outbox hears of the commit once, whether it follows or not.
+    pub fn tell(&self, followers: &[Arc<Outbox>]) {
+        // Every update's index, sender by sender.
+        let sender = |index: usize| self.pending[index].outbox.id();
+        let mut order: Vec<usize> = (0..self.pending.len()).collect();
+        order.sort_by_key(|index| sender(*index));
+        let mut senders = Vec::new();
+        for own in order.chunk_by(|a, b| sender(*a) == sender(*b)) {
+            senders.push(sender(own[0]));
+            self.tell_sender(&self.pending[own[0]].outbox, own);
+        }
+        let mut told = 0;
+        let deliveries = self.run(0, self.pending.len());
+        for follower in followers {
+            if senders.binary_search(&follower.id()).is_err() && deliveries.is_some() {
+                follower.deliver(deliveries.clone());
+                told += 1;
+            }
+        }
+        let all = self.marks[self.pending.len()];
+        self.metrics.sent_updates(told * all.frames, told * all.changes);
+    }
+
+    /// One sender's part, in commit order. `own` are the indexes of its updates, ascending.
+    fn tell_sender(&self, sender: &Outbox, own: &[usize]) {
+        let mut deliveries = Vec::new();
+        let mut acks = Vec::new();
+        let mut acked = 0;
+        let mut one_too_many = false;
+        // The first update that this sender has yet to be told of.
+        let mut next = 0;
+        for &index in own {
+            let version = self.marks[index].version;
+            if let Some(run) = self.run(next, index) {
+                flush_acks(&mut acks, self.marks[next].version, &mut deliveries);
+                deliveries.push(run);
+            }
+            match &self.outcomes[index] {
+                Outcome::Merged { version, .. } => {
+                    sender.good_message();
+                    acked += 1;
+                    self.encoder.ack(*version, self.pending[index].update.version, &mut acks);
+                }
+                Outcome::Refused { index: change, field, max } => {
+                    flush_acks(&mut acks, version, &mut deliveries);
+                    one_too_many |= sender.bad_message();
+                    let refusal = Refusal {
+                        code: Code::InvalidChange,
+                        message: format!(
+                            "changes[{change}].{field}: too far ahead, here it is at most {max}"
+                        ),
+                        received: Some(self.pending[index].update.version),
+                    };
+                    self.metrics.refused(refusal.code);
+                    deliveries.push(Delivery::Error { frame: self.encoder.error_frame(&refusal) });
+                }
+            }
+            next = index + 1;
+        }
+        flush_acks(&mut acks, self.marks[next].version, &mut deliveries);
+        deliveries.extend(self.run(next, self.pending.len()));
+        let (all, mine) = (self.marks[self.pending.len()], self.own_share(own));
+        self.metrics.sent_updates(all.frames - mine.0, all.changes - mine.1);
+        self.metrics.sent_acks(acked);
+        sender.deliver(deliveries);
+        if one_too_many {
+            sender.close(close::POLICY, TOO_MANY_BAD, false);
+        }
+    }
+
+    /// The frames, and the changes in them, of the updates at `own`.
+    fn own_share(&self, own: &[usize]) -> (usize, usize) {
+        let share = |index: &usize| {
+            let (before, after) = (self.marks[*index], self.marks[index + 1]);
+            (after.frames - before.frames, after.changes - before.changes)
+        };
+        own.iter().map(share).fold((0, 0), |sum, share| (sum.0 + share.0, sum.1 + share.1))
+    }
+
+    /// What the updates from `start` to before `end` have won; `None` if that is nothing.
+    fn run(&self, start: usize, end: usize) -> Option<Delivery> {
+        let (start, end) = (self.marks[start], self.marks[end]);
+        let bytes: Range<usize> = start.bytes..end.bytes;
+        (!bytes.is_empty()).then(|| Delivery::Live {
+            slab: self.slab.slice(bytes),
+            first: start.version + 1,
+            last: end.version,
+        })
+    }
+}
+
+fn flush_acks(acks: &mut Vec<u8>, version: u64, deliveries: &mut Vec<Delivery>) {
+    if !acks.is_empty() {
+        deliveries.push(Delivery::Ack { frames: std::mem::take(acks).into(), version });
+    }
+}
