@@ -124,6 +124,58 @@ fn a_pull_above_the_tail_does_not_let_acks_overtake_its_answer() {
 }
 
 #[test]
+fn an_ack_does_not_overtake_one_that_is_held() {
+    let outbox = fallen_back();
+    outbox.deliver(ack("five", 5));
+    // The client knows of 6 by another connection.
+    outbox.pull(6).unwrap();
+    outbox.deliver(ack("six", 6));
+    assert_eq!(take(&outbox).slabs, ["reply"]);
+    assert_eq!(last_page(&outbox, 6), Some((6, false)));
+    assert_eq!(take(&outbox).slabs, ["page", "five", "six"]);
+}
+
+#[test]
+fn a_fall_back_goes_on_behind_a_page_that_is_queued() {
+    let outbox = greeted(3);
+    outbox.pull(0).unwrap();
+    take(&outbox);
+    let next = Position { version: 2, seq: 0 };
+    outbox.page(PageEnd { next, complete: 1, tail: None }, |_, _| "first".into());
+    let taken = take(&outbox);
+    assert_eq!((&taken.slabs[..], taken.version), (&["first".into()][..], 1));
+    assert_eq!(last_page(&outbox, 3), Some((3, false)));
+    outbox.deliver([Delivery::Live { slab: vec![b'x'; 200].into(), first: 4, last: 4 }]);
+    let taken = take(&outbox);
+    assert_eq!((&taken.slabs[..], taken.read_page), (&["page".into()][..], start(Position::end_of(3), 3)));
+}
+
+#[test]
+fn a_commit_that_a_page_was_too_early_for_is_fetched() {
+    let outbox = greeted(3);
+    outbox.pull(0).unwrap();
+    take(&outbox);
+    outbox.deliver(live("four", 4, 4));
+    assert_eq!(last_page(&outbox, 3), Some((3, true)));
+    assert_eq!(take(&outbox).read_page, start(Position::end_of(3), 3));
+    assert_eq!(last_page(&outbox, 4), Some((4, false)));
+}
+
+#[test]
+fn what_comes_between_a_look_and_a_wait_is_not_slept_over() {
+    let outbox = greeted(3);
+    let polled = || pin!(outbox.wait()).poll(&mut Context::from_waker(Waker::noop()));
+    assert!(take(&outbox).slabs.is_empty());
+    assert!(polled().is_pending());
+    take(&outbox);
+    outbox.deliver(live("four", 4, 4));
+    assert!(polled().is_ready());
+    assert!(polled().is_ready(), "until it is taken");
+    take(&outbox);
+    assert!(polled().is_pending());
+}
+
+#[test]
 fn pulls_wait_their_turn_and_are_not_endless() {
     let outbox = greeted(3);
     for n in 0..=MAX_WAITING_PULLS {
