@@ -15,7 +15,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::fanout::Pending;
 use crate::metrics::MessageType;
-use crate::outbox::{PageStart, TAKE_MAX_SLABS as WRITE_SLABS, TOO_MANY_BAD, Taken};
+use crate::outbox::{Outbox, PageStart, TAKE_MAX_SLABS as WRITE_SLABS, TOO_MANY_BAD, Taken};
 use crate::page::PageLimits;
 use crate::protocol::decode::{self, DecodeRules};
 use crate::protocol::frame::{self, Broken, Event, FrameCollector, close};
@@ -326,20 +326,34 @@ fn read_page(relay: &Arc<Relay>, member: &Member, start: PageStart) {
         PageLimits { max_bytes: relay.config.page_max_bytes, max_changes: relay.config.page_max_changes };
     let (relay, channel) = (relay.clone(), member.channel.clone());
     let (outbox, encoder) = (member.outbox.clone(), member.encoder.clone());
-    tokio::task::spawn_blocking(move || match relay.readers.read(&channel, start, limits) {
-        Ok((page, end)) => {
-            relay.metrics.sent_page(page.changes());
-            outbox.page(end, |version, more| page.finish(&encoder, version, more));
-        }
-        Err(e) => {
-            tracing::error!(%channel, error = %e, "cannot read a page");
-            let refusal =
-                Refusal::new(Code::Storage, "the server could not read the channel; come back later");
-            relay.metrics.refused(refusal.code);
-            outbox.reply(encoder.error_frame(&refusal));
-            outbox.page_failed(close::TRY_AGAIN_LATER, "the server could not read the channel");
+    tokio::task::spawn_blocking(move || {
+        let expected = ExpectedPage { outbox: &outbox };
+        match relay.readers.read(&channel, start, limits) {
+            Ok((page, end)) => {
+                relay.metrics.sent_page(page.changes());
+                outbox.page(end, |version, more| page.finish(&encoder, version, more));
+                std::mem::forget(expected);
+            }
+            Err(e) => {
+                tracing::error!(%channel, error = %e, "cannot read a page");
+                let message = "the server could not read the channel; come back later";
+                let refusal = Refusal::new(Code::Storage, message);
+                relay.metrics.refused(refusal.code);
+                outbox.reply(encoder.error_frame(&refusal));
+            }
         }
     });
+}
+
+/// A connection that waits for a page. It is closed if none comes, for whatever reason: else it would wait for ever.
+struct ExpectedPage<'o> {
+    outbox: &'o Outbox,
+}
+
+impl Drop for ExpectedPage<'_> {
+    fn drop(&mut self) {
+        self.outbox.page_failed(close::TRY_AGAIN_LATER, "the server could not read the channel");
+    }
 }
 
 /// Writes the slabs with as few calls as the system allows; gives the number of bytes.

@@ -5,7 +5,8 @@
 //! updates that would pass the bound are dropped with all others that wait, and the cursor falls back to pages from
 //! the last version that has left. Nothing in here waits, and the lock is held for a few instructions.
 
-use std::collections::VecDeque;
+mod waiting;
+
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Waker};
@@ -13,6 +14,8 @@ use std::task::{Poll, Waker};
 use bytes::Bytes;
 use causeway_storage::Position;
 use tokio::sync::Notify;
+
+use waiting::{Closing, Waiting};
 
 /// What a writer takes at once, in bytes. What it has taken can no longer be dropped, so this adds to the bound.
 const TAKE_MAX_BYTES: usize = 256 * 1024;
@@ -54,75 +57,14 @@ pub struct Outbox {
     bad_messages: AtomicU32,
 }
 
-#[derive(Debug)]
+/// What waits, and who for.
+#[derive(Debug, Default)]
 struct State {
-    queue: VecDeque<Item>,
-    queued_bytes: usize,
-    queued_pages: usize,
-    reply_bytes: usize,
-    cursor: Cursor,
-    /// The highest version that the writer has taken.
-    taken_version: u64,
-    /// Acks of versions that the pages have not reached: an ack never overtakes an update of a lower version.
-    held_acks: VecDeque<Item>,
-    waiting_pulls: VecDeque<u64>,
-    closing: Option<Closing>,
-    /// What waits for pages waits in vain.
-    pages_failed: bool,
+    waiting: Waiting,
     /// Whether something has come since the writer last took.
     fresh: bool,
     /// Wakes the writer, if it waits.
     writer: Option<Waker>,
-}
-
-#[derive(Debug)]
-struct Item {
-    bytes: Bytes,
-    kind: Kind,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    /// Updates of commits up to the version.
-    Live(u64),
-    /// A page that is complete up to the version.
-    Page(u64),
-    /// Acks of versions up to this.
-    Ack(u64),
-    /// Anything else.
-    Reply,
-}
-
-impl Item {
-    fn is_reply(&self) -> bool {
-        matches!(self.kind, Kind::Ack(_) | Kind::Reply)
-    }
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Cursor {
-    /// Everything up to `version` is queued or sent; the next commit is put in as it comes.
-    Following { version: u64 },
-    /// Pages are being sent from `from`; commits are left to them.
-    Paging {
-        from: Position,
-        /// The highest version that is complete with the pages so far.
-        complete: u64,
-        /// The highest version that was left to the pages.
-        skipped: u64,
-        /// Whether a page is being read.
-        reading: bool,
-        /// Whether a client's pull began this, or its slowness.
-        pull: bool,
-    },
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Closing {
-    code: u16,
-    reason: &'static str,
-    /// Whether a pull is answered to its end first.
-    after_pages: bool,
 }
 
 /// What one commit has for one connection, in order.
@@ -195,20 +137,7 @@ impl Outbox {
         Outbox {
             id,
             limits,
-            state: Mutex::new(State {
-                queue: VecDeque::new(),
-                queued_bytes: 0,
-                queued_pages: 0,
-                reply_bytes: 0,
-                cursor: Cursor::Following { version: 0 },
-                taken_version: 0,
-                held_acks: VecDeque::new(),
-                waiting_pulls: VecDeque::new(),
-                closing: None,
-                pages_failed: false,
-                fresh: false,
-                writer: None,
-            }),
+            state: Mutex::default(),
             drained: Notify::new(),
             sent_version: AtomicU64::new(0),
             bad_messages: AtomicU32::new(0),
@@ -228,9 +157,7 @@ impl Outbox {
     /// Begins with the greeting at the channel's version.
     pub fn greet(&self, greeting: Bytes, version: u64) {
         let mut state = self.state();
-        state.cursor = Cursor::Following { version };
-        state.taken_version = version;
-        state.push(Item { bytes: greeting, kind: Kind::Reply });
+        state.waiting.greet(greeting, version);
         self.sent_version.store(version, Relaxed);
         wake_writer(state);
     }
@@ -239,11 +166,7 @@ impl Outbox {
     pub fn deliver(&self, deliveries: impl IntoIterator<Item = Delivery>) {
         let mut state = self.state();
         for delivery in deliveries {
-            match delivery {
-                Delivery::Live { slab, first, last } => state.deliver_live(slab, first, last, self.limits),
-                Delivery::Ack { frames, version } => state.deliver_ack(frames, version),
-                Delivery::Error { frame } => state.push(Item { bytes: frame, kind: Kind::Reply }),
-            }
+            state.waiting.deliver(delivery, self.limits);
         }
         wake_writer(state);
     }
@@ -251,34 +174,22 @@ impl Outbox {
     /// Notes that the channel has come to `version` by a commit that nobody was told of: the pages will bring it.
     pub fn missed(&self, version: u64) {
         let mut state = self.state();
-        match &mut state.cursor {
-            Cursor::Paging { skipped, .. } => *skipped = version.max(*skipped),
-            Cursor::Following { version: known } if *known >= version => {}
-            Cursor::Following { .. } => state.fall_back(version),
-        }
+        state.waiting.missed(version);
         wake_writer(state);
     }
 
     /// Queues an answer that belongs to no version: an error, a pong, a ping.
     pub fn reply(&self, frame: Bytes) {
         let mut state = self.state();
-        state.push(Item { bytes: frame, kind: Kind::Reply });
+        state.waiting.reply(frame);
         wake_writer(state);
     }
 
     /// Moves the cursor: everything above `version` is sent in pages, then live.
     pub fn pull(&self, version: u64) -> Result<(), TooManyPulls> {
         let mut state = self.state();
-        // A page that is being read is no answer to a pull that comes meanwhile: one thing after the other.
-        if matches!(state.cursor, Cursor::Paging { pull: true, .. } | Cursor::Paging { reading: true, .. }) {
-            if state.waiting_pulls.len() == MAX_WAITING_PULLS {
-                return Err(TooManyPulls);
-            }
-            state.waiting_pulls.push_back(version);
-        } else {
-            state.start_pull(version);
-            wake_writer(state);
-        }
+        state.waiting.pull(version)?;
+        wake_writer(state);
         Ok(())
     }
 
@@ -286,33 +197,7 @@ impl Outbox {
     /// page follows; the lock is held meanwhile, as a commit may not come between the two.
     pub fn page(&self, end: PageEnd, finish: impl FnOnce(u64, bool) -> Bytes) {
         let mut state = self.state();
-        let Cursor::Paging { skipped, pull, .. } = state.cursor else { return };
-        if !pull && let Some(version) = state.waiting_pulls.pop_front() {
-            // It moves the cursor, so nobody needs this page.
-            state.start_pull(version);
-            return wake_writer(state);
-        }
-        let version = end.tail.unwrap_or(end.complete);
-        let more = end.tail.is_none_or(|tail| skipped > tail);
-        let page = finish(version, more);
-        state.push(Item { bytes: page, kind: Kind::Page(version) });
-        while let Some(Item { kind: Kind::Ack(ack), .. }) = state.held_acks.front()
-            && *ack <= version
-            && let Some(ack) = state.held_acks.pop_front()
-        {
-            // Its bytes are counted already.
-            state.reply_bytes -= ack.bytes.len();
-            state.push(ack);
-        }
-        if more {
-            let from = if end.tail.is_some() { Position::end_of(version) } else { end.next };
-            state.cursor = Cursor::Paging { from, complete: version, skipped, reading: false, pull };
-        } else {
-            state.cursor = Cursor::Following { version };
-            if let Some(version) = state.waiting_pulls.pop_front() {
-                state.start_pull(version);
-            }
-        }
+        state.waiting.page(end, finish);
         wake_writer(state);
     }
 
@@ -320,8 +205,8 @@ impl Outbox {
     /// has to give. Nothing that is put in later is sent.
     pub fn close(&self, code: u16, reason: &'static str, after_pages: bool) {
         let mut state = self.state();
-        if state.closing.is_none() {
-            state.closing = Some(Closing { code, reason, after_pages });
+        if state.waiting.closing.is_none() {
+            state.waiting.closing = Some(Closing { code, reason, after_pages });
         }
         wake_writer(state);
         self.drained.notify_one();
@@ -331,9 +216,9 @@ impl Outbox {
     /// pages is not sent: an ack that does not come makes its sender send again.
     pub fn page_failed(&self, code: u16, reason: &'static str) {
         let mut state = self.state();
-        state.pages_failed = true;
-        let closing = state.closing.unwrap_or(Closing { code, reason, after_pages: false });
-        state.closing = Some(Closing { after_pages: false, ..closing });
+        state.waiting.pages_failed = true;
+        let closing = state.waiting.closing.unwrap_or(Closing { code, reason, after_pages: false });
+        state.waiting.closing = Some(Closing { after_pages: false, ..closing });
         wake_writer(state);
         self.drained.notify_one();
     }
@@ -344,45 +229,8 @@ impl Outbox {
         (taken.read_page, taken.close) = (None, None);
         let mut state = self.state();
         state.fresh = false;
-        let mut bytes = 0;
-        while bytes < TAKE_MAX_BYTES
-            && taken.slabs.len() < TAKE_MAX_SLABS
-            && let Some(item) = state.queue.pop_front()
-        {
-            bytes += item.bytes.len();
-            if item.is_reply() {
-                state.reply_bytes -= item.bytes.len();
-            }
-            match item.kind {
-                Kind::Live(version) => state.taken_version = version,
-                Kind::Page(version) => {
-                    state.taken_version = version;
-                    state.queued_pages -= 1;
-                }
-                // Everything below it was queued before it.
-                Kind::Ack(version) => state.taken_version = version.max(state.taken_version),
-                Kind::Reply => {}
-            }
-            taken.slabs.push(item.bytes);
-        }
-        state.queued_bytes -= bytes;
-        taken.version = state.taken_version;
-        // One page is read while the one before it is written.
-        let close_first = state.closes_first();
-        if state.queued_pages == 0
-            && !close_first
-            && let Cursor::Paging { from, complete, reading: reading @ false, .. } = &mut state.cursor
-        {
-            *reading = true;
-            taken.read_page = Some(PageStart { from: *from, complete: *complete });
-        }
-        if let Some(closing) = state.closing
-            && state.queue.is_empty()
-            && (close_first || matches!(state.cursor, Cursor::Following { .. }))
-        {
-            taken.close = Some((closing.code, closing.reason));
-        }
-        let drained = state.reply_bytes <= self.limits.max_reply_bytes / 2;
+        state.waiting.take(taken);
+        let drained = state.waiting.reply_bytes <= self.limits.max_reply_bytes / 2;
         drop(state);
         if drained && !taken.slabs.is_empty() {
             self.drained.notify_one();
@@ -412,7 +260,7 @@ impl Outbox {
     /// The bytes that wait, and whether the connection lags behind, its updates left to pages.
     pub fn backlog(&self) -> (usize, bool) {
         let state = self.state();
-        (state.queued_bytes, matches!(state.cursor, Cursor::Paging { pull: false, .. }))
+        (state.waiting.queued_bytes, state.waiting.lags())
     }
 
     /// Waits until there may be something to take. Only one task may wait at a time.
@@ -433,7 +281,8 @@ impl Outbox {
         loop {
             {
                 let state = self.state();
-                if state.reply_bytes <= self.limits.max_reply_bytes || state.closing.is_some() {
+                if state.waiting.reply_bytes <= self.limits.max_reply_bytes || state.waiting.closing.is_some()
+                {
                     return;
                 }
             }
@@ -449,103 +298,6 @@ fn wake_writer(mut state: MutexGuard<'_, State>) {
     drop(state);
     if let Some(writer) = writer {
         writer.wake();
-    }
-}
-
-impl State {
-    /// Whether the connection ends without what its pages have yet to bring. Acks that wait for pages are promised.
-    fn closes_first(&self) -> bool {
-        self.closing.is_some_and(|c| !c.after_pages) && (self.held_acks.is_empty() || self.pages_failed)
-    }
-
-    fn push(&mut self, item: Item) {
-        if self.closes_first() && !item.is_reply() {
-            return;
-        }
-        self.queued_pages += usize::from(matches!(item.kind, Kind::Page(_)));
-        self.queued_bytes += item.bytes.len();
-        if item.is_reply() {
-            self.reply_bytes += item.bytes.len();
-        }
-        self.queue.push_back(item);
-    }
-
-    fn deliver_live(&mut self, slab: Bytes, first: u64, last: u64, limits: OutboxLimits) {
-        match &mut self.cursor {
-            Cursor::Paging { skipped, .. } => *skipped = last.max(*skipped),
-            // A page has brought it already.
-            Cursor::Following { version } if *version >= last => {}
-            Cursor::Following { version } => {
-                let dense = first == *version + 1;
-                let fits = self.queued_bytes == 0 || self.queued_bytes + slab.len() <= limits.max_bytes;
-                if dense && fits {
-                    *version = last;
-                    self.push(Item { bytes: slab, kind: Kind::Live(last) });
-                } else {
-                    self.fall_back(last);
-                }
-            }
-        }
-    }
-
-    fn deliver_ack(&mut self, frames: Bytes, ack: u64) {
-        let item = Item { bytes: frames, kind: Kind::Ack(ack) };
-        match &mut self.cursor {
-            Cursor::Paging { complete, skipped, .. } => {
-                *skipped = ack.max(*skipped);
-                // Nor does an ack overtake another.
-                if ack > *complete || !self.held_acks.is_empty() {
-                    self.reply_bytes += item.bytes.len();
-                    self.held_acks.push_back(item);
-                    return;
-                }
-            }
-            // The sender has its own winners: the cursor passes over them.
-            Cursor::Following { version } => *version = ack.max(*version),
-        }
-        self.push(item);
-    }
-
-    /// Drops the live updates that wait, and turns to pages from the last version that stays queued or has been taken.
-    fn fall_back(&mut self, skipped: u64) {
-        let mut from = self.taken_version;
-        for item in std::mem::take(&mut self.queue) {
-            match item.kind {
-                Kind::Live(_) => self.queued_bytes -= item.bytes.len(),
-                // Still counted as answers, no longer as queued.
-                Kind::Ack(version) if version > from => {
-                    self.queued_bytes -= item.bytes.len();
-                    self.held_acks.push_back(item);
-                }
-                Kind::Page(version) => {
-                    from = version;
-                    self.queue.push_back(item);
-                }
-                Kind::Ack(_) | Kind::Reply => self.queue.push_back(item),
-            }
-        }
-        self.cursor = Cursor::Paging {
-            from: Position::end_of(from),
-            complete: from,
-            skipped,
-            reading: false,
-            pull: false,
-        };
-    }
-
-    fn start_pull(&mut self, version: u64) {
-        let skipped = match self.cursor {
-            Cursor::Following { version } => version,
-            Cursor::Paging { skipped, .. } => skipped,
-        };
-        self.cursor = Cursor::Paging {
-            from: Position::end_of(version),
-            // From above the channel's version the pages will begin at 0, and acks wait for them.
-            complete: if version > skipped { 0 } else { version },
-            skipped,
-            reading: false,
-            pull: true,
-        };
     }
 }
 

@@ -150,7 +150,9 @@ fn message(nodes: &[Node<'_>], len: usize, rules: DecodeRules<'_>) -> Result<Inc
             let mut next = at + 1;
             for index in 0..count {
                 if let Err(message) = update.push_change(&nodes[next..]) {
-                    return refuse(Code::InvalidChange, format!("changes[{index}].{message}"));
+                    // Of the change itself, or of a field of it.
+                    let dot = if message.starts_with(' ') { "" } else { "." };
+                    return refuse(Code::InvalidChange, format!("changes[{index}]{dot}{message}"));
                 }
                 next = after(nodes, next);
             }

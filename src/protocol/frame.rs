@@ -133,8 +133,9 @@ impl FrameCollector {
             self.buffer.drain(..self.start);
             self.start = 0;
         }
-        if self.buffer.is_empty() {
-            self.buffer = Vec::new();
+        // The start of a frame behind a large one must not hold on to the large one's memory.
+        if self.buffer.len() < self.buffer.capacity() / 8 {
+            self.buffer.shrink_to(2 * self.buffer.len());
         }
         if self.collecting.is_none() {
             self.message = Vec::new();
