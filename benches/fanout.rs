@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use causeway::config::Config;
 use causeway::server::Server;
-use causeway_storage::{Backend, ChangeStore, Durability, StoreOptions};
+use causeway_storage::{ChangeStore, Durability, StoreOptions};
 use criterion::{BenchmarkId, Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -130,7 +130,7 @@ impl Relay {
             .unwrap();
         let entered = runtime.enter();
         let options = StoreOptions { durability: Durability::Full, ..StoreOptions::new(dir.path()) };
-        let store = (Backend::named(store).unwrap().open)(&options).unwrap();
+        let store = (causeway_storage::backend(store).unwrap().open)(&options).unwrap();
         let (server, listener, address) = Server::bind(&config).unwrap();
         server.open(store.clone()).unwrap();
         let (stop, stopped) = oneshot::channel::<()>();

@@ -198,7 +198,7 @@ impl Config {
 
     /// What no setting can tell of itself alone.
     fn check(&self) -> Result<(), ConfigError> {
-        if let Err(e) = causeway_storage::Backend::named(&self.store) {
+        if let Err(e) = causeway_storage::backend(&self.store) {
             return Err(ConfigError { origin: "store".into(), problem: e.to_string() });
         }
         Ok(())

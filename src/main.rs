@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use causeway::config::{Config, ENV_CONFIG, SETTINGS, flag};
 use causeway::server::Server;
-use causeway_storage::{Backend, StoreOptions};
+use causeway_storage::StoreOptions;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -98,7 +98,7 @@ async fn run(config: Config) -> Result<(), String> {
     let stop = stop_signal().map_err(|e| format!("cannot wait for signals: {e}"))?;
     let running = tokio::spawn(server.clone().run(listener, stop));
 
-    let backend = Backend::named(&config.store).map_err(|e| e.to_string())?;
+    let backend = causeway_storage::backend(&config.store).map_err(|e| e.to_string())?;
     let options = StoreOptions {
         dir: config.data.clone(),
         durability: config.durability,

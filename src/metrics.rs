@@ -12,7 +12,6 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::protocol::Code;
-use crate::shard::ShardStats;
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct CodeLabel {
@@ -53,6 +52,21 @@ impl ChannelStats {
         stats.sort_unstable_by(|a, b| b.connections.cmp(&a.connections).then_with(|| a.name.cmp(&b.name)));
         stats.truncate(max);
     }
+}
+
+/// What a shard says of itself.
+#[derive(Debug, Default)]
+pub struct ShardStats {
+    /// Channels with a follower.
+    pub channels: usize,
+    /// Channels whose store is open.
+    pub open_stores: usize,
+    /// Bytes in all outboxes.
+    pub outbox_bytes: usize,
+    /// Connections whose updates are left to pages.
+    pub lagging: usize,
+    /// The channels with the most followers.
+    pub busiest: Vec<ChannelStats>,
 }
 
 /// Everything that is counted as it happens. What can be asked for when it is wanted (outboxes, lag) is not kept here.

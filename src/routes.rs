@@ -1,7 +1,7 @@
 //! HTTP on the relay's port: the upgrade to a WebSocket, health, metrics, and a page that says what this is.
 
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use causeway_storage::{StoreError, names};
@@ -13,22 +13,33 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use percent_encoding::percent_decode_str;
 use tokio::net::TcpStream;
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::connection;
+use crate::metrics::Metrics;
 use crate::relay::Relay;
-use crate::server::Server;
 
 type Answer = Response<Full<Bytes>>;
 
+/// What requests are answered from.
+#[derive(Default)]
+pub struct Routes {
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// The relay, once there is a store.
+    pub relay: OnceLock<Arc<Relay>>,
+}
+
 /// Answers one request; `hold` lives as long as the connection that it makes.
 pub async fn answer(
-    server: Arc<Server>,
+    routes: Arc<Routes>,
     request: Request<Body>,
-    hold: Arc<tokio::sync::OwnedSemaphorePermit>,
+    hold: Arc<OwnedSemaphorePermit>,
 ) -> Result<Answer, Infallible> {
+    let relay = routes.relay.get().cloned();
     let upgrade = fastwebsockets::upgrade::is_upgrade_request(&request);
     Ok(match request.uri().path() {
-        "/" | "/sync" | "/ws" if upgrade => match server.relay() {
+        "/" | "/sync" | "/ws" if upgrade => match relay {
             Some(relay) if !relay.is_draining() => connect(relay, request, hold).await,
             Some(_) => problem(StatusCode::SERVICE_UNAVAILABLE, "shutting_down", "the server is going away"),
             None => problem(StatusCode::SERVICE_UNAVAILABLE, "storage", "the server is starting"),
@@ -37,12 +48,12 @@ pub async fn answer(
             problem(StatusCode::METHOD_NOT_ALLOWED, "malformed", "only GET is served here")
         }
         "/healthz" => text(StatusCode::OK, "ok\n"),
-        "/readyz" => match server.relay() {
+        "/readyz" => match relay {
             Some(relay) if !relay.is_draining() => text(StatusCode::OK, "ready\n"),
             Some(_) => text(StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
             None => text(StatusCode::SERVICE_UNAVAILABLE, "starting\n"),
         },
-        "/metrics" => metrics(&server).await,
+        "/metrics" => metrics(&routes.metrics, relay).await,
         "/" | "/sync" | "/ws" => text(StatusCode::OK, WELCOME),
         _ => problem(
             StatusCode::NOT_FOUND,
@@ -58,11 +69,7 @@ const WELCOME: &str = "This is Causeway, a relay for local-first apps.\n\n\
     /healthz  alive\n/readyz   ready for clients\n/metrics  Prometheus metrics\n";
 
 /// Makes the connection a member of its channel, and a WebSocket.
-async fn connect(
-    relay: Arc<Relay>,
-    mut request: Request<Body>,
-    hold: Arc<tokio::sync::OwnedSemaphorePermit>,
-) -> Answer {
+async fn connect(relay: Arc<Relay>, mut request: Request<Body>, hold: Arc<OwnedSemaphorePermit>) -> Answer {
     let bad = |message: &str| problem(StatusCode::BAD_REQUEST, "malformed", message);
     if *request.method() != Method::GET {
         return bad("a WebSocket starts with GET");
@@ -122,15 +129,15 @@ fn channel_of(query: Option<&str>) -> Result<String, String> {
     Ok(channel.into_owned())
 }
 
-async fn metrics(server: &Server) -> Answer {
-    let (stats, max) = match server.relay() {
+async fn metrics(metrics: &Metrics, relay: Option<Arc<Relay>>) -> Answer {
+    let (stats, max) = match relay {
         Some(relay) => {
             let max = relay.config.metrics_channels;
             (relay.shards.stats(max).await, max)
         }
         None => (Vec::new(), 0),
     };
-    match server.metrics().encode(stats, max) {
+    match metrics.encode(stats, max) {
         Ok(body) => {
             let mut answer = text(StatusCode::OK, body);
             let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";

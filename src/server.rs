@@ -4,7 +4,7 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use causeway_storage::ChangeStore;
@@ -15,9 +15,8 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::config::Config;
-use crate::metrics::Metrics;
 use crate::relay::Relay;
-use crate::routes;
+use crate::routes::{self, Routes};
 
 /// Connections that the system keeps for us until they are accepted.
 const BACKLOG: u32 = 4096;
@@ -31,8 +30,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// A server that listens. It answers `/healthz` at once, and clients once it has a store.
 pub struct Server {
     config: Config,
-    metrics: Arc<Metrics>,
-    relay: OnceLock<Arc<Relay>>,
+    routes: Arc<Routes>,
     connections: Arc<Semaphore>,
     stopping: watch::Sender<bool>,
 }
@@ -48,8 +46,7 @@ impl Server {
         let address = listener.local_addr()?;
         let server = Server {
             config: config.clone(),
-            metrics: Arc::default(),
-            relay: OnceLock::new(),
+            routes: Arc::default(),
             connections: Arc::new(Semaphore::new(config.max_connections.min(Semaphore::MAX_PERMITS))),
             stopping: watch::Sender::new(false),
         };
@@ -58,20 +55,15 @@ impl Server {
 
     /// Begins to serve clients over the store.
     pub fn open(&self, store: Arc<dyn ChangeStore>) -> io::Result<()> {
-        let relay = Relay::start(self.config.clone(), store, self.metrics.clone())?;
+        let relay = Relay::start(self.config.clone(), store, self.routes.metrics.clone())?;
         // Nobody else sets it.
-        let _ = self.relay.set(Arc::new(relay));
+        let _ = self.routes.relay.set(Arc::new(relay));
         Ok(())
     }
 
     /// The relay, once there is a store.
     pub fn relay(&self) -> Option<Arc<Relay>> {
-        self.relay.get().cloned()
-    }
-
-    /// What is counted.
-    pub fn metrics(&self) -> &Metrics {
-        &self.metrics
+        self.routes.relay.get().cloned()
     }
 
     /// Accepts connections until `stop` is ready, then drains: no new connections, what was accepted is committed and
@@ -116,8 +108,8 @@ impl Server {
     async fn serve(self: Arc<Self>, stream: TcpStream, permit: Arc<OwnedSemaphorePermit>) {
         // Frames are put together here, not in the system.
         let _ = stream.set_nodelay(true);
-        let server = self.clone();
-        let service = service_fn(move |request| routes::answer(server.clone(), request, permit.clone()));
+        let routes = self.routes.clone();
+        let service = service_fn(move |request| routes::answer(routes.clone(), request, permit.clone()));
         let mut http = pin!(
             http1::Builder::new()
                 .timer(TokioTimer::new())

@@ -17,7 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use crate::channel::Channel;
 use crate::config::Config;
 use crate::fanout::Pending;
-use crate::metrics::{ChannelStats, Metrics};
+use crate::metrics::{ChannelStats, Metrics, ShardStats};
 use crate::outbox::{ConnectionId, Outbox};
 use crate::protocol::encode::Encoder;
 use crate::queue::Queue;
@@ -80,21 +80,6 @@ pub enum Job {
     },
     /// Closes all channels and ends the thread.
     Stop,
-}
-
-/// What a shard says of itself.
-#[derive(Debug, Default)]
-pub struct ShardStats {
-    /// Channels with a follower.
-    pub channels: usize,
-    /// Channels whose store is open.
-    pub open_stores: usize,
-    /// Bytes in all outboxes.
-    pub outbox_bytes: usize,
-    /// Connections whose updates are left to pages.
-    pub lagging: usize,
-    /// The channels with the most followers.
-    pub busiest: Vec<ChannelStats>,
 }
 
 impl Shards {

@@ -6,13 +6,14 @@
 //! | [`mod@merge`] | the merge rule, pure, and the merge of one group commit over it |
 //! | [`digest`] | the content digest of a channel |
 //! | [`store`] | the contract of a backend: [`ChangeStore`], [`ChannelStore`], [`ChannelReader`] |
-//! | [`registry`] | the backends by name, with what each can do |
+//! | [`mod@backend`], [`registry`] | what a backend says of itself; the backends by name |
 //! | [`sqlite`], [`sled`], [`memory`] | the backends |
 //! | [`conformance`] | the one suite that every backend passes |
 //! | [`names`], [`lock`], [`error`] | channel names as file names, the data directory's lock, errors |
 //!
 //! Nothing in here knows of the server, of sockets or of JSON.
 
+pub mod backend;
 pub mod change;
 pub mod conformance;
 pub mod digest;
@@ -26,9 +27,10 @@ pub mod sled;
 pub mod sqlite;
 pub mod store;
 
+pub use backend::{Backend, Durability, StoreOptions};
 pub use change::{Change, Position, SENTINEL, Value};
 pub use digest::Digest;
 pub use error::StoreError;
 pub use merge::{Clamp, Outcome, Update, merge};
-pub use registry::{BACKENDS, Backend, Durability, StoreOptions};
+pub use registry::{BACKENDS, backend};
 pub use store::{Cell, ChangeStore, ChannelReader, ChannelStore, Head, TrackedPeer};

@@ -1,92 +1,16 @@
 //! The backends by name. A new backend is a module and a line in [`BACKENDS`]: the server's `--store`, the benches
 //! and the conformance suite all go over this list.
 
-use std::fmt;
-use std::path::PathBuf;
-use std::str::FromStr;
-use std::sync::Arc;
-
+use crate::backend::Backend;
 use crate::error::{Result, StoreError};
-use crate::store::ChangeStore;
 
 /// Every backend there is, the default first.
 pub const BACKENDS: &[Backend] = &[crate::sqlite::BACKEND, crate::sled::BACKEND, crate::memory::BACKEND];
 
-/// A backend and what it can do.
-#[derive(Clone, Copy, Debug)]
-pub struct Backend {
-    /// Its name, as `--store` takes it.
-    pub name: &'static str,
-    /// One line for people.
-    pub about: &'static str,
-    /// Whether what it commits outlives the process.
-    pub persistent: bool,
-    /// Opens, and makes if need be, a data directory.
-    pub open: fn(&StoreOptions) -> Result<Arc<dyn ChangeStore>>,
-}
-
-impl Backend {
-    /// The backend of that name.
-    pub fn named(name: &str) -> Result<&'static Backend> {
-        BACKENDS.iter().find(|b| b.name == name).ok_or_else(|| StoreError::UnknownStore {
-            name: name.into(),
-            known: BACKENDS.iter().map(|b| b.name).collect::<Vec<_>>().join(", "),
-        })
-    }
-}
-
-/// What a backend is opened with.
-#[derive(Clone, Debug)]
-pub struct StoreOptions {
-    /// The data directory.
-    pub dir: PathBuf,
-    /// What a commit survives.
-    pub durability: Durability,
-    /// The cache of one open channel (SQLite), or of the whole store (sled, 8 times this), in bytes.
-    pub cache_bytes: usize,
-}
-
-impl StoreOptions {
-    /// Options for `dir` at full durability with the default cache of 4 MiB.
-    pub fn new(dir: impl Into<PathBuf>) -> Self {
-        StoreOptions { dir: dir.into(), durability: Durability::Full, cache_bytes: 4 << 20 }
-    }
-}
-
-/// What an acked change survives.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Durability {
-    /// A power cut: every commit waits for the disk.
-    #[default]
-    Full,
-    /// A crash of the process; a power cut may take the last commits, never the rest.
-    Normal,
-    /// Nothing but an orderly end: for tests and throw-away data.
-    Off,
-}
-
-impl Durability {
-    /// All levels, safest first.
-    pub const ALL: [Durability; 3] = [Durability::Full, Durability::Normal, Durability::Off];
-}
-
-impl fmt::Display for Durability {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Durability::Full => "full",
-            Durability::Normal => "normal",
-            Durability::Off => "off",
-        })
-    }
-}
-
-impl FromStr for Durability {
-    type Err = String;
-
-    fn from_str(s: &str) -> std::result::Result<Self, String> {
-        Self::ALL
-            .into_iter()
-            .find(|d| d.to_string() == s)
-            .ok_or_else(|| format!("{s:?} is not a durability: it must be full, normal or off"))
-    }
+/// The backend of that name.
+pub fn backend(name: &str) -> Result<&'static Backend> {
+    BACKENDS.iter().find(|b| b.name == name).ok_or_else(|| StoreError::UnknownStore {
+        name: name.into(),
+        known: BACKENDS.iter().map(|b| b.name).collect::<Vec<_>>().join(", "),
+    })
 }

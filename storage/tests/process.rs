@@ -36,7 +36,7 @@ fn child() {
     };
     let durability = durability.parse().expect("a durability");
     let options = StoreOptions { durability, ..StoreOptions::new(dir) };
-    let backend = Backend::named(backend).expect("a backend");
+    let backend = causeway_storage::backend(backend).expect("a backend");
     match task {
         "open" => match (backend.open)(&options) {
             Ok(_) => println!("\nopened"),

@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::thread;
 
 use super::kit::{Context, Stored, assert_cells, commit, head, read_all, row};
+use crate::backend::Durability;
 use crate::change::Value;
 use crate::error::StoreError;
-use crate::registry::Durability;
 use crate::store::{Head, RECEIVED, TrackedPeer};
 
 /// A channel begins at version 0, with the empty digest, no cells and no peers, and can be read at once.

@@ -4,10 +4,10 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::backend::{Backend, Durability, StoreOptions};
 use crate::change::{OwnedValue, Position, Value};
 use crate::digest::Digest;
 use crate::error::Result;
-use crate::registry::{Backend, Durability, StoreOptions};
 use crate::store::{Cell, CellVisitor, ChangeStore, ChannelReader, ChannelStore, Head};
 
 /// What a check is given: a backend, and a directory of its own.

@@ -1,8 +1,8 @@
 //! Transactions: what is there within one, after a commit, and after anything else.
 
 use super::kit::{Context, Stored, assert_cells, cell, collect, commit, head, put, read_all, row};
+use crate::backend::Durability;
 use crate::change::{Position, SENTINEL, Value};
-use crate::registry::Durability;
 use crate::store::{ChangeStore, ChannelStore, RECEIVED, SENT, TrackedPeer};
 
 fn text(pk: &str, cid: &str, val: &str, version: u64, seq: u64) -> Stored {

@@ -7,10 +7,10 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use crate::backend::Backend;
 use crate::change::Position;
 use crate::error::{Result, StoreError};
 use crate::names;
-use crate::registry::Backend;
 use crate::store::{
     Cell, CellVisitor, ChangeStore, ChannelReader, ChannelStore, Head, TrackedPeer, new_site_id,
 };

@@ -14,9 +14,9 @@ use std::time::{Duration, Instant};
 use sled::{Batch, IVec};
 
 use super::codec;
+use crate::backend::{Durability, StoreOptions};
 use crate::error::{Result, StoreError};
 use crate::lock::DirLock;
-use crate::registry::{Durability, StoreOptions};
 
 /// How often sled writes its log out by itself. Its background thread is also the only one that reclaims space, so it
 /// runs at every durability.

@@ -15,9 +15,9 @@ use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use ::sled::Batch;
 
+use crate::backend::{Backend, StoreOptions};
 use crate::error::{Result, StoreError};
 use crate::names;
-use crate::registry::{Backend, StoreOptions};
 use crate::store::{ChangeStore, ChannelReader, ChannelStore, Head, new_site_id};
 
 use channel::SledChannel;

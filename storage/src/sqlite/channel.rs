@@ -6,9 +6,9 @@ use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, Row, ToSql, params};
 
 use super::{error, open};
+use crate::backend::StoreOptions;
 use crate::change::{Position, Value};
 use crate::error::{Result, StoreError};
-use crate::registry::StoreOptions;
 use crate::store::{Cell, CellVisitor, ChannelStore, Head, TrackedPeer};
 
 /// A SELECT of whole cells, in the order of columns that [`visit_rows`] reads.

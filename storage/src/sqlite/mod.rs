@@ -8,10 +8,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::backend::{Backend, StoreOptions};
 use crate::error::{Result, StoreError};
 use crate::lock::DirLock;
 use crate::names;
-use crate::registry::{Backend, StoreOptions};
 use crate::store::{ChangeStore, ChannelReader, ChannelStore};
 
 use channel::SqliteChannel;
@@ -60,7 +60,9 @@ impl ChangeStore for SqliteStore {
         let mut channels = Vec::new();
         for entry in fs::read_dir(&self.options.dir).map_err(|e| self.directory_error(e))? {
             let path = entry.map_err(|e| self.directory_error(e))?.path();
-            let Some(stem) = path.file_name().and_then(|name| name.to_str()?.strip_suffix(".db")) else { continue };
+            let Some(stem) = path.file_name().and_then(|name| name.to_str()?.strip_suffix(".db")) else {
+                continue;
+            };
             match names::of_file_stem(stem) {
                 Some(name) => channels.push(name),
                 // Its name is only in the file; while that is being made it is no channel yet.

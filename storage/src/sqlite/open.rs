@@ -5,9 +5,9 @@ use std::path::Path;
 use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 
 use super::error;
+use crate::backend::{Durability, StoreOptions};
 use crate::digest::Digest;
 use crate::error::{Result, StoreError};
-use crate::registry::{Durability, StoreOptions};
 use crate::store::Head;
 
 /// `PRAGMA application_id` of a channel's file: "CWAY".

@@ -6,9 +6,9 @@ use rusqlite::Connection;
 
 use super::channel::{select_cells, visit_rows};
 use super::{error, open};
+use crate::backend::StoreOptions;
 use crate::change::Position;
 use crate::error::Result;
-use crate::registry::StoreOptions;
 use crate::store::{CellVisitor, ChannelReader, Head};
 
 pub(super) struct SqliteReader {

@@ -140,7 +140,10 @@ pub(super) fn decode(bytes: &[u8], rules: DecodeRules<'_>) -> Result<Message, Re
                 nine(row).map_err(|fields| Refused {
                     code: Code::InvalidChange,
                     received,
-                    places: fields.iter().map(|field| format!("changes[{index}].{field}").replace(". ", " ")).collect(),
+                    places: fields
+                        .iter()
+                        .map(|field| format!("changes[{index}].{field}").replace(". ", " "))
+                        .collect(),
                 })
             });
             Ok(Message::Update { version, site_id, changes: changes.collect::<Result<_, _>>()? })

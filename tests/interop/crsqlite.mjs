@@ -1,0 +1,167 @@
+// Real cr-sqlite databases that edit at random, on and off line, and must all end up equal, and equal to the relay.
+//
+//   node crsqlite.mjs --url ws://127.0.0.1:8080 [--seed 1] [--runs 1] [--clients 5] [--rounds 60] [--lose N]
+//
+// One line per run (seeds SEED, SEED + 1, ...), each on a channel of its own. `--announce` prints `halfway` in the
+// middle of the first run, for whoever kills the server then. `--lose N` drops every N-th update, to show that
+// the test would see it.
+
+import { clocks, databaseClocks, databaseRows, differences } from './lib/compare.mjs';
+import { SyncClient } from './lib/client.mjs';
+import { Random } from './lib/random.mjs';
+import { SCHEMA, bulk, givenUp, transaction } from './lib/workload.mjs';
+import { parse, stringify } from './lib/json.mjs';
+import WebSocket from 'ws';
+import { parseArgs } from 'node:util';
+import { setTimeout as sleep } from 'node:timers/promises';
+
+const SETTLE_MS = 30_000;
+
+const { values: options } = parseArgs({
+  options: {
+    url: { type: 'string' },
+    seed: { type: 'string', default: '1' },
+    runs: { type: 'string', default: '1' },
+    clients: { type: 'string', default: '5' },
+    rounds: { type: 'string', default: '60' },
+    lose: { type: 'string', default: '0' },
+    announce: { type: 'boolean', default: false },
+  },
+});
+const [firstSeed, runs, clientCount, rounds, lose] = ['seed', 'runs', 'clients', 'rounds', 'lose'].map((name) => {
+  const number = Number(options[name]);
+  if (!Number.isSafeInteger(number) || number < 0) throw new Error(`--${name} must be a whole number`);
+  return number;
+});
+if (!options.url) throw new Error('--url is missing');
+
+for (let seed = firstSeed; seed < firstSeed + runs; seed += 1) {
+  await run(seed, options.announce && seed === firstSeed);
+}
+process.exit(0);
+
+async function run(seed, announce) {
+  const started = performance.now();
+  const random = new Random(seed);
+  const url = new URL(options.url);
+  url.searchParams.set('channel', `run ${seed} ${process.pid}`);
+  const fail = (message) => giveUp(seed, [message]);
+  const client = (name, batch, loses) =>
+    new SyncClient({ name: `${name}-${seed}`, url, schema: SCHEMA, batch, fail, lose: loses });
+
+  const clients = [];
+  for (let n = 1; n <= clientCount; n += 1) {
+    const loses = (updates, page) => lose > 0 && !page && updates % lose === 0;
+    clients.push(client(`client${n}`, random.pick([1, 10, 1000]), loses));
+  }
+  for (const each of clients) {
+    await each.open();
+    if (random.chance(0.7)) each.goOnline();
+  }
+  const counts = { edits: 0, offline: 0, restarts: 0 };
+  for (let round = 0; round < rounds; round += 1) {
+    if (announce && round === rounds >> 1) console.log('halfway');
+    await step(random, random.pick(clients), counts);
+    if (random.chance(0.05)) await settle(seed, clients);
+  }
+
+  const tail = await settle(seed, clients);
+  const relay = await pullAll(url, tail);
+  const late = client('late', 1, () => false);
+  await late.open();
+  await settle(seed, [late]);
+
+  const expected = clocks(relay);
+  const expectedRows = await databaseRows(clients[0].db);
+  const differing = [];
+  for (const { name, db } of [...clients, late]) {
+    differing.push(...differences(name, await databaseClocks(db), 'the relay', expected));
+    differing.push(...differences(name, await databaseRows(db), clients[0].name, expectedRows));
+  }
+  if (differing.length) giveUp(seed, differing);
+
+  for (const each of [...clients, late]) await each.goOffline();
+  const sum = (name) => clients.reduce((total, each) => total + each.counts[name], 0);
+  const live = expectedRows.size;
+  const died = relay.filter(([, , cid, , , , , cl]) => cid === '-1' && cl > 1).length;
+  console.log(
+    `ok: seed ${seed}, ${clients.length} databases, ${counts.edits} transactions, ${counts.offline} offline spells, ` +
+      `${counts.restarts} restarts, ${sum('connections')} connections of which ${sum('lost')} lost, ` +
+      `${sum('sent')} changes sent, ${sum('merged')} merged in ${sum('updates')} live updates and ${sum('pages')} ` +
+      `pages; at version ${tail} all hold ${live} rows, ${expected.size} cells, ${died} rows that died or live ` +
+      `again; ${Math.round(performance.now() - started)} ms`,
+  );
+}
+
+async function step(random, client, counts) {
+  const action = random.fraction();
+  if (action < 0.7) {
+    for (let edits = 1 + random.below(4); edits > 0; edits -= 1) {
+      counts.edits += 1;
+      await client.edit(transaction(random));
+    }
+  } else if (action < 0.72) {
+    await client.exclusively(() => givenUp(random, (doomed) => client.db.tx(doomed)));
+  } else if (action < 0.74) {
+    counts.edits += 1;
+    await client.edit(bulk(random));
+  } else if (action < 0.76) {
+    counts.restarts += 1;
+    await client.restart();
+  } else if (action < 0.79) {
+    await client.exclusively(() => client.pull());
+  } else if (client.wanted) {
+    counts.offline += 1;
+    await client.goOffline({ abruptly: random.chance(0.5) });
+  } else {
+    client.goOnline();
+  }
+  if (random.chance(0.4)) await sleep(random.below(8));
+}
+
+/** Everyone online, everything acked, everything arrived. Gives the server's version. */
+async function settle(seed, clients) {
+  clients.forEach((client) => client.goOnline());
+  const deadline = performance.now() + SETTLE_MS;
+  while (performance.now() < deadline) {
+    const tail = Math.max(...clients.map((client) => client.heardOf));
+    const settled = await Promise.all(clients.map((client) => client.isSettled(tail)));
+    // Nobody can have moved the server on, if nobody has anything to send and nobody is ahead.
+    if (settled.every(Boolean) && Math.max(...clients.map((client) => client.heardOf)) === tail) return tail;
+    await sleep(2);
+  }
+  const states = clients.map((client) => `  ${client.describe()}`);
+  return giveUp(seed, [`not everything arrived in ${SETTLE_MS} ms:`, ...states]);
+}
+
+/** What the relay stores: every row of a pull from 0. */
+async function pullAll(url, tail) {
+  const socket = new WebSocket(url);
+  const rows = [];
+  await new Promise((resolve, reject) => {
+    socket.on('error', reject);
+    socket.on('close', () => reject(new Error('the relay closed the connection in the middle of a pull')));
+    socket.on('message', (data) => {
+      const message = parse(data.toString());
+      if (message.type === 'connected') {
+        socket.send(stringify({ type: 'pull', version: 0, siteId: 'observer', channel: 'observer' }));
+        return;
+      }
+      rows.push(...message.changes);
+      if (message.more) return;
+      message.version === tail ? resolve() : reject(new Error(`the relay is at ${message.version}, not ${tail}`));
+    });
+  });
+  socket.terminate();
+  rows.reduce(([, , , , , lastVersion, , , lastSeq], row) => {
+    const inOrder = lastVersion < row[5] || (lastVersion === row[5] && lastSeq < row[8]);
+    if (!inOrder) throw new Error(`out of order: (${lastVersion}, ${lastSeq}) before (${row[5]}, ${row[8]})`);
+    return row;
+  }, [, , , , , 0, , , -1]);
+  return rows;
+}
+
+function giveUp(seed, lines) {
+  console.log([`FAILED: seed ${seed}`, ...lines].join('\n'));
+  process.exit(1);
+}

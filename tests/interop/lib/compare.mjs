@@ -1,0 +1,61 @@
+// What all databases and the relay must agree on.
+
+import { COLUMNS, KEY_ONLY } from './workload.mjs';
+
+const SHOWN_MAX = 20;
+
+/** A value with its type, as SQLite sees it. */
+function literal(value) {
+  if (value === null) return 'NULL';
+  if (typeof value === 'string') return JSON.stringify(value);
+  const integral = typeof value === 'bigint' || Number.isSafeInteger(value);
+  return `${integral ? 'INTEGER' : 'REAL'} ${value}`;
+}
+
+/** Clocks by cell, from changes as they are on the wire. */
+export function clocks(changes) {
+  const cells = new Map();
+  for (const [table, pk, cid, val, colVersion, , , cl] of changes) {
+    // The engine keeps a sentinel of a first life or does not, as it comes; where there is nothing else, it is the row.
+    if (cid === '-1' && cl === 1 && !KEY_ONLY.has(table)) continue;
+    const cell = `${table} ${pk} ${cid}`;
+    if (cells.has(cell)) throw new Error(`${cell} comes twice`);
+    cells.set(cell, `val ${literal(val)}, col_version ${colVersion}, cl ${cl}`);
+  }
+  return cells;
+}
+
+/** The clocks of a database. */
+export async function databaseClocks(db) {
+  return clocks(
+    await db.execA(`SELECT "table", hex("pk"), "cid", "val", "col_version", 0, '', "cl" FROM crsql_changes`),
+  );
+}
+
+/** The application's rows of a database. */
+export async function databaseRows(db) {
+  const rows = new Map();
+  for (const [table, columns] of COLUMNS) {
+    const quoted = columns.map((column) => `quote(${column})`).join(`, `);
+    for (const row of await db.execA(`SELECT ${quoted} FROM ${table}`)) {
+      rows.set(`${table} ${row.slice(0, keyWidth(table, columns)).join(' ')}`, row.join(', '));
+    }
+  }
+  return rows;
+}
+
+function keyWidth(table, columns) {
+  return KEY_ONLY.has(table) ? columns.length : { notes: 1, places: 2 }[table];
+}
+
+/** Lines that tell how `actual` differs from `expected`, none if it does not. */
+export function differences(actualName, actual, expectedName, expected) {
+  const lines = [];
+  for (const key of [...new Set([...expected.keys(), ...actual.keys()])].sort()) {
+    const [a, b] = [actual.get(key), expected.get(key)];
+    if (a === b) continue;
+    lines.push(`  ${key}\n    ${actualName}: ${a ?? '(absent)'}\n    ${expectedName}: ${b ?? '(absent)'}`);
+  }
+  if (lines.length > SHOWN_MAX) lines.splice(SHOWN_MAX, lines.length, `  and ${lines.length - SHOWN_MAX} more`);
+  return lines.length ? [`${actualName} and ${expectedName} differ:`, ...lines] : [];
+}
