@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use causeway_storage::{ChangeStore, StoreError};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
 use crate::config::Config;
 use crate::metrics::Metrics;
@@ -12,6 +12,9 @@ use crate::outbox::{Outbox, OutboxLimits};
 use crate::page::Readers;
 use crate::protocol::encode::Encoder;
 use crate::shard::{Job, Shard, Shards};
+
+/// More connections than any machine has.
+const MEMBERS_MAX: u32 = u32::MAX >> 4;
 
 /// The relay behind the sockets: the store, the shards that write it, the readers of its pages.
 pub struct Relay {
@@ -24,6 +27,8 @@ pub struct Relay {
     /// The handles that pages are read with.
     pub readers: Readers,
     draining: watch::Sender<bool>,
+    /// A permit for each member: when all are back, nobody is connected.
+    members: Arc<Semaphore>,
     last_connection: AtomicU64,
 }
 
@@ -38,6 +43,7 @@ pub struct Member {
     /// Encodes messages of the channel.
     pub encoder: Arc<Encoder>,
     left: AtomicBool,
+    _permit: OwnedSemaphorePermit,
 }
 
 impl Relay {
@@ -53,13 +59,17 @@ impl Relay {
             metrics,
             config,
             draining: watch::Sender::new(false),
+            members: Arc::new(Semaphore::new(MEMBERS_MAX as usize)),
             last_connection: AtomicU64::new(0),
         })
     }
 
-    /// Begins to drain: connections take nothing new and end when what they have sent is answered.
-    pub fn drain(&self) {
+    /// Drains: nobody new joins, connections take nothing new and end when what they have sent is answered. Ready when
+    /// all have ended.
+    pub async fn drain(&self) {
         self.draining.send_replace(true);
+        // Nobody closes the semaphore, so the permits are all that it waits for.
+        let _ = self.members.acquire_many(MEMBERS_MAX).await;
     }
 
     /// Whether the server drains.
@@ -80,19 +90,21 @@ impl Relay {
             max_reply_bytes: self.config.max_reply_bytes,
             max_bad_messages: self.config.max_bad_messages,
         };
-        let outbox = Arc::new(Outbox::new(self.last_connection.fetch_add(1, Relaxed), limits));
-        let channel: Arc<str> = channel.into();
-        let shard = self.shards.of(&channel).clone();
-        let (joined, answer) = oneshot::channel();
-        shard.send(Job::Join { channel: channel.clone(), outbox: outbox.clone(), joined });
-        let stopped = |_| StoreError::Engine {
-            channel: channel.as_ref().into(),
+        let stopping = || StoreError::Engine {
+            channel: channel.into(),
             engine: "the server",
             doing: "opening it",
             detail: "the server is stopping".into(),
         };
-        let encoder = answer.await.map_err(stopped)??;
-        Ok(Member { channel, shard, outbox, encoder, left: AtomicBool::new(false) })
+        // Whoever drains has asked for all permits.
+        let permit = self.members.clone().try_acquire_owned().map_err(|_| stopping())?;
+        let outbox = Arc::new(Outbox::new(self.last_connection.fetch_add(1, Relaxed), limits));
+        let name: Arc<str> = channel.into();
+        let shard = self.shards.of(channel).clone();
+        let (joined, answer) = oneshot::channel();
+        shard.send(Job::Join { channel: name.clone(), outbox: outbox.clone(), joined });
+        let encoder = answer.await.map_err(|_| stopping())??;
+        Ok(Member { channel: name, shard, outbox, encoder, left: AtomicBool::new(false), _permit: permit })
     }
 }
 

@@ -12,7 +12,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::config::Config;
 use crate::relay::Relay;
@@ -32,7 +32,6 @@ pub struct Server {
     config: Config,
     routes: Arc<Routes>,
     connections: Arc<Semaphore>,
-    stopping: watch::Sender<bool>,
 }
 
 impl Server {
@@ -48,7 +47,6 @@ impl Server {
             config: config.clone(),
             routes: Arc::default(),
             connections: Arc::new(Semaphore::new(config.max_connections.min(Semaphore::MAX_PERMITS))),
-            stopping: watch::Sender::new(false),
         };
         Ok((Arc::new(server), listener, address))
     }
@@ -66,13 +64,22 @@ impl Server {
         self.routes.relay.get().cloned()
     }
 
-    /// Accepts connections until `stop` is ready, then drains: no new connections, what was accepted is committed and
-    /// acked, every connection closed with 1001, all within `drain_timeout`. Gives `false` if that was too short.
+    /// Serves until `stop` is ready, then drains: no new clients, what was accepted is committed and acked, every
+    /// connection closed with 1001, all within `drain_timeout`; `/readyz` and `/metrics` go on meanwhile. Gives `false`
+    /// if that was too short.
     pub async fn run(self: Arc<Self>, listener: TcpListener, stop: impl Future<Output = ()>) -> bool {
-        let mut stop = pin!(stop);
+        self.accept_until(&listener, stop).await;
+        let Some(relay) = self.relay() else { return true };
+        let drain_timeout = Duration::from_millis(self.config.drain_timeout_ms);
+        let drained = tokio::time::timeout(drain_timeout, relay.drain());
+        self.accept_until(&listener, drained).await.is_ok()
+    }
+
+    async fn accept_until<T>(self: &Arc<Self>, listener: &TcpListener, end: impl Future<Output = T>) -> T {
+        let mut end = pin!(end);
         loop {
             tokio::select! {
-                () = &mut stop => break,
+                end = &mut end => return end,
                 accepted = listener.accept() => match accepted {
                     Ok((stream, _)) => self.clone().accepted(stream),
                     Err(e) => {
@@ -83,14 +90,6 @@ impl Server {
                 },
             }
         }
-        drop(listener);
-        self.stopping.send_replace(true);
-        if let Some(relay) = self.relay() {
-            relay.drain();
-        }
-        let drain_timeout = Duration::from_millis(self.config.drain_timeout_ms);
-        let all = u32::try_from(self.config.max_connections).unwrap_or(u32::MAX);
-        tokio::time::timeout(drain_timeout, self.connections.acquire_many(all)).await.is_ok()
     }
 
     fn accepted(self: Arc<Self>, stream: TcpStream) {
@@ -110,24 +109,14 @@ impl Server {
         let _ = stream.set_nodelay(true);
         let routes = self.routes.clone();
         let service = service_fn(move |request| routes::answer(routes.clone(), request, permit.clone()));
-        let mut http = pin!(
-            http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(Duration::from_millis(self.config.handshake_timeout_ms))
-                .half_close(true)
-                .max_buf_size(MAX_HEAD_BYTES)
-                .serve_connection(TokioIo::new(stream), service)
-                .with_upgrades()
-        );
-        let mut stopping = self.stopping.subscribe();
-        let stopping = async { drop(stopping.wait_for(|stopping| *stopping).await) };
-        let served = tokio::select! {
-            served = &mut http => served,
-            () = stopping => {
-                http.as_mut().graceful_shutdown();
-                http.await
-            }
-        };
+        let served = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(Duration::from_millis(self.config.handshake_timeout_ms))
+            .half_close(true)
+            .max_buf_size(MAX_HEAD_BYTES)
+            .serve_connection(TokioIo::new(stream), service)
+            .with_upgrades()
+            .await;
         if let Err(e) = served {
             tracing::debug!("a connection ended before its handshake: {e}");
         }

@@ -5,7 +5,7 @@
 #[macro_use]
 mod common;
 
-use common::{CLOSE, Client, Event, PATIENCE, SITE, Server, cell, number, update, version};
+use common::{CLOSE, Client, Event, PATIENCE, SITE, Server, cell, number, update, upgrade_request, version};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -240,4 +240,19 @@ fn an_ending_server_takes_no_new_connections() {
     server.signal("TERM");
     server.wait();
     assert!(std::net::TcpStream::connect(addr).is_err());
+}
+
+/// A load balancer must see it, and a new client must be told to go elsewhere.
+#[test]
+fn while_it_drains_it_is_not_ready_and_takes_nobody_in() {
+    let mut server = Server::with("memory", &[("close-timeout-ms", "3000")]);
+    assert_eq!(server.http_get("/readyz").status, 200);
+    // It never answers the close, so the drain waits for it as long as it may.
+    let mut client = server.connect("list");
+    server.signal("TERM");
+    assert_eq!(client.recv_frame().close_code(), Some(1001));
+    assert_eq!(server.http_get("/readyz").status, 503);
+    assert_eq!(server.http_get("/healthz").status, 200);
+    assert_eq!(server.http(&upgrade_request("/?channel=list")).status, 503);
+    assert!(server.wait().success());
 }

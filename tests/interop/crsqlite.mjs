@@ -1,10 +1,10 @@
 // Real cr-sqlite databases that edit at random, on and off line, and must all end up equal, and equal to the relay.
 //
-//   node crsqlite.mjs --url ws://127.0.0.1:8080 [--seed 1] [--runs 1] [--clients 5] [--rounds 60] [--lose N]
+//   node crsqlite.mjs --url ws://127.0.0.1:8080 [--seed 1] [--runs 1] [--clients 5] [--rounds 60]
 //
-// One line per run (seeds SEED, SEED + 1, ...), each on a channel of its own. `--announce` prints `halfway` in the
-// middle of the first run, for whoever kills the server then. `--lose N` drops every N-th update, to show that
-// the test would see it.
+// One line per run (seeds SEED, SEED + 1, ...), each on a channel of its own. The seed decides what is done; how it
+// meets on the network is up to the day. `--crashes N` prints `crash now` N times in each run, for whoever kills the
+// server then. `--lose N` drops every N-th live update, to show that the test would see it.
 
 import { clocks, databaseClocks, databaseRows, differences } from './lib/compare.mjs';
 import { SyncClient } from './lib/client.mjs';
@@ -15,7 +15,7 @@ import WebSocket from 'ws';
 import { parseArgs } from 'node:util';
 import { setTimeout as sleep } from 'node:timers/promises';
 
-const SETTLE_MS = 30_000;
+const PATIENCE_MS = 30_000;
 
 const { values: options } = parseArgs({
   options: {
@@ -25,22 +25,21 @@ const { values: options } = parseArgs({
     clients: { type: 'string', default: '5' },
     rounds: { type: 'string', default: '60' },
     lose: { type: 'string', default: '0' },
-    announce: { type: 'boolean', default: false },
+    crashes: { type: 'string', default: '0' },
   },
 });
-const [firstSeed, runs, clientCount, rounds, lose] = ['seed', 'runs', 'clients', 'rounds', 'lose'].map((name) => {
+const names = ['seed', 'runs', 'clients', 'rounds', 'crashes', 'lose'];
+const [firstSeed, runs, clientCount, rounds, crashes, lose] = names.map((name) => {
   const number = Number(options[name]);
   if (!Number.isSafeInteger(number) || number < 0) throw new Error(`--${name} must be a whole number`);
   return number;
 });
 if (!options.url) throw new Error('--url is missing');
 
-for (let seed = firstSeed; seed < firstSeed + runs; seed += 1) {
-  await run(seed, options.announce && seed === firstSeed);
-}
+for (let seed = firstSeed; seed < firstSeed + runs; seed += 1) await run(seed);
 process.exit(0);
 
-async function run(seed, announce) {
+async function run(seed) {
   const started = performance.now();
   const random = new Random(seed);
   const url = new URL(options.url);
@@ -59,8 +58,12 @@ async function run(seed, announce) {
     if (random.chance(0.7)) each.goOnline();
   }
   const counts = { edits: 0, offline: 0, restarts: 0 };
+  const crashEvery = Math.ceil(rounds / (crashes + 1));
   for (let round = 0; round < rounds; round += 1) {
-    if (announce && round === rounds >> 1) console.log('halfway');
+    if (round > 0 && round % crashEvery === 0) {
+      await connect(seed, clients);
+      console.log('crash now');
+    }
     await step(random, random.pick(clients), counts);
     if (random.chance(0.05)) await settle(seed, clients);
   }
@@ -119,19 +122,34 @@ async function step(random, client, counts) {
   if (random.chance(0.4)) await sleep(random.below(8));
 }
 
+/** Everyone online and greeted, and maybe in the middle of something. */
+async function connect(seed, clients) {
+  clients.forEach((client) => client.goOnline());
+  await until(seed, clients, 'not everyone is connected', () => clients.every((client) => client.server));
+}
+
 /** Everyone online, everything acked, everything arrived. Gives the server's version. */
 async function settle(seed, clients) {
   clients.forEach((client) => client.goOnline());
-  const deadline = performance.now() + SETTLE_MS;
-  while (performance.now() < deadline) {
-    const tail = Math.max(...clients.map((client) => client.heardOf));
+  const newest = () => Math.max(...clients.map((client) => client.heardOf));
+  let tail;
+  await until(seed, clients, 'not everything arrived', async () => {
+    tail = newest();
     const settled = await Promise.all(clients.map((client) => client.isSettled(tail)));
     // Nobody can have moved the server on, if nobody has anything to send and nobody is ahead.
-    if (settled.every(Boolean) && Math.max(...clients.map((client) => client.heardOf)) === tail) return tail;
+    return settled.every(Boolean) && newest() === tail;
+  });
+  return tail;
+}
+
+async function until(seed, clients, complaint, isDone) {
+  const deadline = performance.now() + PATIENCE_MS;
+  while (!(await isDone())) {
+    if (performance.now() > deadline) {
+      giveUp(seed, [`${complaint} in ${PATIENCE_MS} ms:`, ...clients.map((client) => `  ${client.describe()}`)]);
+    }
     await sleep(2);
   }
-  const states = clients.map((client) => `  ${client.describe()}`);
-  return giveUp(seed, [`not everything arrived in ${SETTLE_MS} ms:`, ...states]);
 }
 
 /** What the relay stores: every row of a pull from 0. */

@@ -125,7 +125,8 @@ export class SyncClient {
     this.server = siteId;
     this.connectedAt = version;
     await this.db.exec(`INSERT OR IGNORE INTO sync_state VALUES (?, 0, 0)`, [siteId]);
-    [[this.pulled, this.acked]] = await this.db.execA(`SELECT pulled, acked FROM sync_state WHERE server = ?`, [siteId]);
+    const [state] = await this.db.execA(`SELECT pulled, acked FROM sync_state WHERE server = ?`, [siteId]);
+    [this.pulled, this.acked] = state;
     this.sent = this.acked;
     if (version < this.pulled) this.fail(`${this.name}: the server went back from ${this.pulled} to ${version}`);
     await this.pull();
@@ -144,7 +145,7 @@ export class SyncClient {
     this.counts[page ? 'pages' : 'updates'] += 1;
     const floor = this.pulling ?? this.pulled;
     if (page && version < floor) this.fail(`${this.name}: a page of version ${version} after a pull of ${floor}`);
-    if (!page && this.paged && version <= this.pulled) {
+    if (!page && this.paged && version < this.pulled) {
       this.fail(`${this.name}: a live update of version ${version} after ${this.pulled}`);
     }
     this.paged ||= page;

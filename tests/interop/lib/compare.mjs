@@ -1,6 +1,6 @@
 // What all databases and the relay must agree on.
 
-import { COLUMNS, KEY_ONLY } from './workload.mjs';
+import { KEY_ONLY, TABLES } from './workload.mjs';
 
 const SHOWN_MAX = 20;
 
@@ -35,17 +35,14 @@ export async function databaseClocks(db) {
 /** The application's rows of a database. */
 export async function databaseRows(db) {
   const rows = new Map();
-  for (const [table, columns] of COLUMNS) {
-    const quoted = columns.map((column) => `quote(${column})`).join(`, `);
-    for (const row of await db.execA(`SELECT ${quoted} FROM ${table}`)) {
-      rows.set(`${table} ${row.slice(0, keyWidth(table, columns)).join(' ')}`, row.join(', '));
+  for (const { name, keys, columns } of TABLES) {
+    const width = Object.keys(keys).length;
+    const quoted = [...Object.keys(keys), ...Object.keys(columns)].map((column) => `quote(${column})`);
+    for (const row of await db.execA(`SELECT ${quoted.join(', ')} FROM ${name}`)) {
+      rows.set(`${name} (${row.slice(0, width).join(', ')})`, row.slice(width).join(', '));
     }
   }
   return rows;
-}
-
-function keyWidth(table, columns) {
-  return KEY_ONLY.has(table) ? columns.length : { notes: 1, places: 2 }[table];
 }
 
 /** Lines that tell how `actual` differs from `expected`, none if it does not. */

@@ -23,7 +23,8 @@ const real = (random) => (random.chance(0.7) ? random.pick(REALS) : random.below
 const anything = (random) => random.pick([text, integer, real])(random);
 const orNull = (kind) => (random) => (random.chance(0.2) ? null : kind(random));
 
-const TABLES = [
+/** The tables: how random keys and values of each column are made. */
+export const TABLES = [
   {
     name: 'notes',
     sql: `CREATE TABLE IF NOT EXISTS notes (id TEXT NOT NULL PRIMARY KEY, title TEXT, body TEXT NOT NULL DEFAULT '',
@@ -55,11 +56,6 @@ const TABLES = [
 ];
 
 export const SCHEMA = TABLES.flatMap(({ name, sql }) => [sql, `SELECT crsql_as_crr('${name}')`]);
-
-/** The tables, by name, with the columns in their order. */
-export const COLUMNS = new Map(
-  TABLES.map(({ name, keys, columns }) => [name, [...Object.keys(keys), ...Object.keys(columns)]]),
-);
 
 /** The tables whose rows have no columns but the key. */
 export const KEY_ONLY = new Set(TABLES.filter(({ columns }) => !Object.keys(columns).length).map(({ name }) => name));

@@ -1,0 +1,215 @@
+//! Real clients: cr-sqlite databases under Node.js, and a client written from the guide alone. The scripts lie in
+//! `tests/interop`; here they are installed, and run against the real binary on both durable stores.
+//!
+//! Needs Node.js 20 or later with npm, and npm's registry once.
+
+#![allow(missing_docs, clippy::unwrap_used)]
+
+#[macro_use]
+mod common;
+
+use common::Server;
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{OnceLock, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+
+on_durable_stores!(
+    a_client_of_the_guide_needs_nothing_else,
+    databases_converge,
+    databases_converge_through_small_pages,
+    databases_converge_through_a_crash,
+);
+
+/// How long a script may stay silent. Each prints a line within its own, shorter limits.
+const SILENCE_MAX: Duration = Duration::from_secs(90);
+
+fn a_client_of_the_guide_needs_nothing_else(store: &str) {
+    // Small pages, so that even such a client is sent several.
+    let server = Server::with(store, &[("page-max-changes", "7")]);
+    node("guide.mjs", server.addr, &[], || {}).succeeds();
+}
+
+fn databases_converge(store: &str) {
+    let server = Server::start(store);
+    node("crsqlite.mjs", server.addr, &["--seed", "1", "--runs", "4"], || {}).succeeds();
+}
+
+fn databases_converge_through_small_pages(store: &str) {
+    let server = Server::with(store, &[("page-max-changes", "5"), ("outbox-max-bytes", "2048")]);
+    node("crsqlite.mjs", server.addr, &["--seed", "101", "--runs", "3", "--clients", "6"], || {}).succeeds();
+}
+
+fn databases_converge_through_a_crash(store: &str) {
+    let server = Server::start(store);
+    let (addr, data) = (server.addr, tempfile::tempdir().unwrap());
+    // On a directory that outlives each of the processes.
+    drop(server);
+    let mut server = Some(Restartable::start(addr, data.path(), store));
+    let crash = || {
+        server.take().unwrap().kill();
+        server = Some(Restartable::start(addr, data.path(), store));
+    };
+    let arguments = ["--seed", "201", "--runs", "2", "--rounds", "120", "--crashes", "3"];
+    let output = node("crsqlite.mjs", addr, &arguments, crash).succeeds();
+    assert!(!output.contains(" 0 lost"), "a run that felt no crash: {output}");
+}
+
+#[test]
+fn a_lost_update_is_noticed() {
+    let server = Server::start("memory");
+    let script = node("crsqlite.mjs", server.addr, &["--seed", "1", "--lose", "5"], || {});
+    assert!(script.code == Some(1) && script.stdout.contains("differ:"), "{script:?}");
+}
+
+/// A server that comes back on the same address.
+struct Restartable(Child);
+
+impl Restartable {
+    fn start(addr: SocketAddr, data: &Path, store: &str) -> Self {
+        let deadline = Instant::now() + common::PATIENCE;
+        loop {
+            let mut child = Command::new(env!("CARGO_BIN_EXE_causeway"))
+                .args(["serve", "--listen", &addr.to_string(), "--store", store, "--data"])
+                .arg(data)
+                .args(["--log", "error"])
+                .env_clear()
+                .stdin(Stdio::null())
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap();
+            // The banner, or an end because the address is taken by a passing connection.
+            let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+            if lines.any(|line| line.contains("ws://")) {
+                thread::spawn(move || lines.for_each(drop));
+                return Self(child);
+            }
+            Self(child).kill();
+            assert!(Instant::now() < deadline, "no server on {addr} again");
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// `kill -9`.
+    fn kill(self) {
+        drop(self);
+    }
+}
+
+impl Drop for Restartable {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// What a script left behind.
+#[derive(Debug)]
+struct Script {
+    name: &'static str,
+    code: Option<i32>,
+    stdout: String,
+    stderr: String,
+}
+
+impl Script {
+    #[track_caller]
+    fn succeeds(self) -> String {
+        let Self { name, code, stdout, stderr } = self;
+        assert!(code == Some(0), "{name} ended with {code:?}\n{stdout}\nstderr:\n{stderr}");
+        // Shown with --nocapture: the seeds, and what happened in each run.
+        println!("{stdout}");
+        stdout
+    }
+}
+
+/// Runs a script to its end, and `crash` whenever the script asks for it.
+fn node(name: &'static str, addr: SocketAddr, arguments: &[&str], mut crash: impl FnMut()) -> Script {
+    let mut child = tool("node")
+        .current_dir(installed())
+        .args([name, "--url", &format!("ws://{addr}")])
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut pipe = child.stderr.take().unwrap();
+    let stderr = thread::spawn(move || {
+        let mut bytes = Vec::new();
+        let _ = pipe.read_to_end(&mut bytes);
+        String::from_utf8_lossy(&bytes).into_owned()
+    });
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let (send, receive) = mpsc::channel();
+    thread::spawn(move || lines.map_while(Result::ok).try_for_each(|line| send.send(line)));
+    let mut stdout = String::new();
+    loop {
+        match receive.recv_timeout(SILENCE_MAX) {
+            Ok(line) if line == "crash now" => crash(),
+            Ok(line) => stdout += &(line + "\n"),
+            Err(mpsc::RecvTimeoutError::Disconnected) => break,
+            Err(mpsc::RecvTimeoutError::Timeout) => {
+                stdout += &format!("(then nothing for {SILENCE_MAX:?})\n");
+                let _ = child.kill();
+                break;
+            }
+        }
+    }
+    Script { name, code: child.wait().unwrap().code(), stdout, stderr: stderr.join().unwrap() }
+}
+
+/// The scripts with their packages, in a directory under `target`, installed once.
+fn installed() -> &'static Path {
+    static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
+    DIRECTORY.get_or_init(|| {
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/interop");
+        let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("interop");
+        let manifest = fs::read(source.join("package.json")).unwrap();
+        // Written last, so that an interrupted installation is done again.
+        let stamp = target.join("installed.json");
+        let is_installed = fs::read(&stamp).is_ok_and(|installed| installed == manifest);
+        copy(&source, &target);
+        if !is_installed {
+            let install = ["install", "--no-audit", "--no-fund", "--no-package-lock", "--ignore-scripts"];
+            let npm = tool("npm").args(install).current_dir(&target).output().unwrap();
+            let said = |pipe| String::from_utf8_lossy(pipe).into_owned();
+            let (stdout, stderr) = (said(&npm.stdout), said(&npm.stderr));
+            assert!(npm.status.success(), "npm {install:?} in {target:?}: {}\n{stdout}{stderr}", npm.status);
+            fs::write(stamp, manifest).unwrap();
+        }
+        target
+    })
+}
+
+/// Copies a directory, but no packages that somebody installed there.
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let (path, target) = (entry.path(), to.join(entry.file_name()));
+        if !path.is_dir() {
+            fs::copy(path, target).unwrap();
+        } else if entry.file_name() != "node_modules" {
+            copy(&path, &target);
+        }
+    }
+}
+
+/// A program of Node.js, which must be there: a test that skips itself proves nothing.
+fn tool(program: &str) -> Command {
+    const NEEDED: &str = "the interop tests need Node.js 20 or later with npm in the PATH \
+        (https://nodejs.org, or `apt-get install nodejs npm` where that is recent enough)";
+    let version = match Command::new(program).arg("--version").output() {
+        Ok(output) => String::from_utf8_lossy(&output.stdout).trim().to_owned(),
+        Err(error) => panic!("{NEEDED}: `{program}` does not run: {error}"),
+    };
+    if program == "node" {
+        let major = version.trim_start_matches('v').split('.').next().and_then(|major| major.parse().ok());
+        assert!(major.is_some_and(|major: u32| major >= 20), "{NEEDED}: this is Node.js {version}");
+    }
+    Command::new(program)
+}
