@@ -96,7 +96,7 @@ impl Filled {
             pulled.rows += page.changes();
             pulled.pages += 1;
             pulled.version = end.tail.unwrap_or(end.complete);
-            let message = page.finish(&self.encoder, pulled.version, end.tail.is_none());
+            let message = page.finish(&self.encoder, pulled.version, Some(end.tail.is_none()));
             pulled.bytes += black_box(message).len();
             if end.tail.is_some() {
                 return pulled;

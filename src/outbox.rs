@@ -194,8 +194,9 @@ impl Outbox {
     }
 
     /// Takes the page that [`Taken::read_page`] asked for. `finish` frames it, given its version and whether another
-    /// page follows; the lock is held meanwhile, as a commit may not come between the two.
-    pub fn page(&self, end: PageEnd, finish: impl FnOnce(u64, bool) -> Bytes) {
+    /// page follows (`None` if the client is not told); the lock is held meanwhile, as a commit may not come between the
+    /// two.
+    pub fn page(&self, end: PageEnd, finish: impl FnOnce(u64, Option<bool>) -> Bytes) {
         let mut state = self.state();
         state.waiting.page(end, finish);
         wake_writer(state);

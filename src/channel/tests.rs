@@ -194,7 +194,7 @@ fn a_commit_that_fails_after_it_is_durable_reaches_everyone_with_the_next() {
         let row = |((row, clock), version, seq): &(Write, u64, u64)| {
             json!(["t", format!("row {row}"), "c", 0, clock, version, "s", 1, seq])
         };
-        json!({"type": "update", "version": version, "more": false, "changes": writes.iter().map(row).collect::<Vec<_>>()})
+        json!({"type": "update", "version": version, "changes": writes.iter().map(row).collect::<Vec<_>>()})
     };
     let mut house = House::new(3);
     house.store.fail(Fails::AfterCommit);

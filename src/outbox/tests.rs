@@ -39,7 +39,7 @@ fn start(from: Position, complete: u64) -> Option<PageStart> {
     Some(PageStart { from, complete })
 }
 
-/// Answers a page that reaches the tail; gives its version and `more`, if it is taken.
+/// Answers a page that reaches the tail; gives its version and whether more follow, if it is taken.
 fn last_page(outbox: &Outbox, tail: u64) -> Option<(u64, bool)> {
     let mut told = None;
     let end = PageEnd { next: Position { version: tail, seq: 0 }, complete: tail - 1, tail: Some(tail) };
@@ -47,7 +47,25 @@ fn last_page(outbox: &Outbox, tail: u64) -> Option<(u64, bool)> {
         told = Some((version, more));
         "page".into()
     });
-    told
+    told.map(|(version, more)| (version, more.unwrap_or_else(|| outbox.backlog().1)))
+}
+
+#[test]
+fn nothing_looks_like_the_answer_to_a_pull_before_there_is_one() {
+    let told = |outbox: &Outbox| {
+        take(outbox);
+        let mut told = None;
+        let end = PageEnd { next: Position::end_of(4), complete: 3, tail: Some(4) };
+        outbox.page(end, |_, more| {
+            told = more;
+            "page".into()
+        });
+        told
+    };
+    let outbox = fallen_back();
+    assert_eq!(told(&outbox), None);
+    outbox.pull(0).unwrap();
+    assert_eq!(told(&outbox), Some(false));
 }
 
 /// An outbox at version 3 that a slab larger than its limit has made fall back, with 3 left and nothing queued.
@@ -92,7 +110,7 @@ fn one_page_is_read_at_a_time_and_one_ahead() {
     assert_eq!(take(&outbox).read_page, None, "it is being read");
     let next = Position { version: 2, seq: 7 };
     outbox.page(PageEnd { next, complete: 1, tail: None }, |version, more| {
-        assert_eq!((version, more), (1, true));
+        assert_eq!((version, more), (1, Some(true)));
         "page".into()
     });
     let taken = take(&outbox);

@@ -22,6 +22,8 @@ pub(super) struct Waiting {
     /// Acks of versions that the pages have not reached: an ack never overtakes an update of a lower version.
     held_acks: VecDeque<Item>,
     waiting_pulls: VecDeque<u64>,
+    /// Whether the client has ever pulled.
+    pulled: bool,
     pub(super) closing: Option<Closing>,
     /// What waits for pages waits in vain.
     pub(super) pages_failed: bool,
@@ -124,7 +126,7 @@ impl Waiting {
         Ok(())
     }
 
-    pub(super) fn page(&mut self, end: PageEnd, finish: impl FnOnce(u64, bool) -> Bytes) {
+    pub(super) fn page(&mut self, end: PageEnd, finish: impl FnOnce(u64, Option<bool>) -> Bytes) {
         let Cursor::Paging { skipped, pull, .. } = self.cursor else { return };
         if !pull && let Some(version) = self.waiting_pulls.pop_front() {
             // It moves the cursor, so nobody needs this page.
@@ -132,7 +134,9 @@ impl Waiting {
         }
         let version = end.tail.unwrap_or(end.complete);
         let more = end.tail.is_none_or(|tail| skipped > tail);
-        let page = finish(version, more);
+        // Before a first pull nobody waits for an answer, and pages that look like one would be taken for the answer to a
+        // pull that is under way.
+        let page = finish(version, self.pulled.then_some(more));
         self.push(Item { bytes: page, kind: Kind::Page(version) });
         while let Some(Item { kind: Kind::Ack(ack), .. }) = self.held_acks.front()
             && *ack <= version
@@ -280,6 +284,7 @@ impl Waiting {
     }
 
     fn start_pull(&mut self, version: u64) {
+        self.pulled = true;
         let skipped = match self.cursor {
             Cursor::Following { version } => version,
             Cursor::Paging { skipped, .. } => skipped,

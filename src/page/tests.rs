@@ -93,7 +93,7 @@ impl Page {
         let version = end.tail.unwrap_or(end.complete);
         let more = end.tail.is_none();
         let next = more.then_some(PageStart { from: end.next, complete: version });
-        let frame = page.finish(&encoder(), version, more);
+        let frame = page.finish(&encoder(), version, Some(more));
         let head = match frame[1] {
             126 => 4,
             127 => 10,

@@ -153,12 +153,16 @@ impl PageEncoder {
         true
     }
 
-    /// The page as one frame.
-    pub fn finish(self, encoder: &Encoder, version: u64, more: bool) -> Bytes {
+    /// The page as one frame; without `more` if that is `None`.
+    pub fn finish(self, encoder: &Encoder, version: u64, more: Option<bool>) -> Bytes {
         let mut out = self.out;
         out.extend_from_slice(b"],\"version\":");
         json::integer(version, &mut out);
-        out.extend_from_slice(if more { b",\"more\":true" } else { b",\"more\":false" });
+        out.extend_from_slice(match more {
+            Some(true) => b",\"more\":true",
+            Some(false) => b",\"more\":false",
+            None => b"",
+        });
         out.extend_from_slice(&encoder.tail);
         let mut head = [0; MAX_HEAD_BYTES];
         let head_len = frame::head_of(OpCode::Text, &out[MAX_HEAD_BYTES..], &mut head);

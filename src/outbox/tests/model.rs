@@ -418,6 +418,9 @@ impl Run {
             self.begin_pull();
             return Ok(());
         };
+        // Nobody is told of more before the first pull.
+        prop_assert_eq!(more.is_some(), self.pulls_begun > 0);
+        let more = more.unwrap_or_else(|| self.outbox.backlog().1);
         self.messages[number] = Message::Page { version, more, rows, pull };
         self.expected_start =
             more.then(|| if end.tail.is_some() { Position::end_of(version) } else { end.next });

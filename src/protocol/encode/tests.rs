@@ -128,12 +128,12 @@ fn a_page_is_an_update_with_the_servers_places() {
         }
         assert_eq!(page.changes(), vals.len());
         assert_eq!(
-            json_of(&page.finish(&encoder(), 8, more)),
+            json_of(&page.finish(&encoder(), 8, Some(more))),
             json!({"type": "update", "changes": rows, "version": 8, "more": more, "siteId": SITE, "channel": CHANNEL})
         );
     }
     assert_eq!(
-        json_of(&PageEncoder::default().finish(&encoder(), 0, false)),
+        json_of(&PageEncoder::default().finish(&encoder(), 0, Some(false))),
         json!({"type": "update", "changes": [], "version": 0, "more": false, "siteId": SITE, "channel": CHANNEL})
     );
 }
@@ -146,7 +146,7 @@ fn heads_fit_pages() {
             page.push(&cell(pk, Value::Null, Position { version: 1, seq: 0 }), 0),
             "a first cell always fits"
         );
-        page.finish(&Encoder::new("", ""), 1, true)
+        page.finish(&Encoder::new("", ""), 1, Some(true))
     };
     let around = payload(&page_of("")).len();
     for len in [125, 126, 127, 0xfffe, 0xffff, 0x10000, 0x10001, 200_000] {
@@ -168,7 +168,7 @@ proptest! {
         let mut page = PageEncoder::default();
         let taken = cells.take_while(|cell| page.push(cell, max)).count();
         prop_assert_eq!(page.changes(), taken);
-        let frame = page.finish(&encoder, u64::MAX, false);
+        let frame = page.finish(&encoder, u64::MAX, Some(false));
         prop_assert!(taken == 1 || frame.len() <= max, "{} of {} bytes with {} cells", frame.len(), max, taken);
         let json = json_of(&frame);
         let pks: Vec<&str> = json["changes"].as_array().unwrap().iter().map(|row| row[1].as_str().unwrap()).collect();
@@ -179,7 +179,7 @@ proptest! {
     fn doubles_come_back_bit_by_bit(r in any::<f64>().prop_filter("JSON has no other", |r| r.is_finite())) {
         let mut page = PageEncoder::default();
         page.push(&cell("p", Value::Real(r), Position { version: 1, seq: 0 }), 0);
-        let json = json_of(&page.finish(&encoder(), 1, false));
+        let json = json_of(&page.finish(&encoder(), 1, Some(false)));
         let val = &json["changes"][0][3];
         prop_assert!(val.is_f64(), "{val} comes back as a double");
         prop_assert_eq!(val.as_f64().map(f64::to_bits), Some(r.to_bits()));

@@ -136,14 +136,15 @@ export class SyncClient {
   /** Asks again for everything above the cursor. Does no harm at any time. */
   async pull() {
     if (!this.server || this.pulling !== null) return;
-    this.pulling = this.pulled;
+    this.pulling = this.lastPull = this.pulled;
     await this.send({ type: 'pull', version: this.pulled });
   }
 
   async apply({ changes, version, more }) {
     const page = more !== undefined;
     this.counts[page ? 'pages' : 'updates'] += 1;
-    const floor = this.pulling ?? this.pulled;
+    // A page that was under way may be taken for the answer, which then comes later and begins where it was asked to.
+    const floor = this.lastPull;
     if (page && version < floor) this.fail(`${this.name}: a page of version ${version} after a pull of ${floor}`);
     if (!page && this.paged && version < this.pulled) {
       this.fail(`${this.name}: a live update of version ${version} after ${this.pulled}`);
