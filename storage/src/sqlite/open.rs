@@ -16,9 +16,9 @@ const APPLICATION_ID: i64 = 0x4357_4159;
 /// `PRAGMA user_version`: the version of the schema.
 const SCHEMA_VERSION: i64 = 1;
 
-/// Pages of write-ahead log after which a commit moves them into the file: 32 MiB. A long log makes commits cheap, as
+/// Pages of write-ahead log after which a commit moves them into the file: 20 MiB. A long log makes commits cheap, as
 /// a page that changes often is moved once; a short one makes reads and restarts cheap.
-const WAL_AUTOCHECKPOINT_PAGES: i64 = 8_000;
+const WAL_AUTOCHECKPOINT_PAGES: i64 = 5_000;
 
 /// The cache of a reader, in pages: it goes through the file once, and sees no page twice.
 const READER_CACHE_PAGES: i64 = 64;
