@@ -1,8 +1,9 @@
 //! A shard's state for one channel: its store, its version, its followers.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use causeway_storage::store::unix_time_s;
 use causeway_storage::{
     Change, ChangeStore, ChannelStore, Clamp, Outcome, StoreError, Update as StoreUpdate, merge,
 };
@@ -22,7 +23,24 @@ pub struct Channel {
     /// `None` while the channel is idle, or after an error: then it is opened anew for the next update.
     store: Option<Box<dyn ChannelStore>>,
     used: Instant,
+    /// When old peers are next looked for.
+    peers_due: Instant,
 }
+
+/// What bounds a channel's commits.
+#[derive(Clone, Copy, Debug)]
+pub struct CommitRules {
+    /// How far clocks may jump.
+    pub clamp: Clamp,
+    /// How long a peer is remembered that is not heard of again.
+    pub peer_retention: Duration,
+}
+
+/// How often old peers are looked for, at most.
+const PEER_SWEEP_INTERVAL: Duration = Duration::from_secs(3600);
+
+/// The most peers that one commit forgets.
+const PEER_SWEEP_MAX: usize = 10_000;
 
 impl Channel {
     /// Opens a channel; makes it if there is none.
@@ -35,6 +53,7 @@ impl Channel {
             followers: Vec::new(),
             store: Some(opened),
             used: Instant::now(),
+            peers_due: Instant::now(),
         })
     }
 
@@ -84,9 +103,15 @@ impl Channel {
 
     /// Merges the updates in one durable commit, then acks them and passes the winners on. If the store fails, each
     /// sender is told so, nobody else hears of it, and the channel is read from disk again.
-    pub fn commit(&mut self, store: &dyn ChangeStore, pending: &[Pending], clamp: &Clamp, metrics: &Metrics) {
+    pub fn commit(
+        &mut self,
+        store: &dyn ChangeStore,
+        pending: &[Pending],
+        rules: &CommitRules,
+        metrics: &Metrics,
+    ) {
         self.used = Instant::now();
-        match self.merge(store, pending, clamp) {
+        match self.merge(store, pending, rules) {
             Ok(outcomes) => {
                 metrics.committed(
                     pending.iter().map(|p| p.update.len()).sum(),
@@ -117,7 +142,7 @@ impl Channel {
         &mut self,
         store: &dyn ChangeStore,
         pending: &[Pending],
-        clamp: &Clamp,
+        rules: &CommitRules,
     ) -> Result<Vec<Outcome>, StoreError> {
         let opened = match &mut self.store {
             Some(opened) => opened,
@@ -132,6 +157,12 @@ impl Channel {
                 closed.insert(opened)
             }
         };
+        if self.used >= self.peers_due {
+            let forgotten = forget_peers(opened.as_mut(), rules.peer_retention)?;
+            // What was more than one commit takes is next time's.
+            let interval = PEER_SWEEP_INTERVAL.min(rules.peer_retention);
+            self.peers_due = if forgotten < PEER_SWEEP_MAX { self.used + interval } else { self.used };
+        }
         let changes: Vec<Change<'_>> = pending.iter().flat_map(|p| p.update.changes()).collect();
         let mut rest = &changes[..];
         let updates: Vec<StoreUpdate<'_>> = pending
@@ -142,8 +173,20 @@ impl Channel {
                 StoreUpdate { site_id: update.site_id(), version: update.version, changes }
             })
             .collect();
-        merge(opened.as_mut(), &updates, clamp)
+        merge(opened.as_mut(), &updates, &rules.clamp)
     }
+}
+
+/// Forgets peers that were not heard of for that long, in a commit of its own; gives how many.
+fn forget_peers(store: &mut dyn ChannelStore, retention: Duration) -> Result<usize, StoreError> {
+    let seen_s = unix_time_s().saturating_sub(retention.as_secs());
+    store.begin()?;
+    let forgotten = store.forget_peers(seen_s, PEER_SWEEP_MAX);
+    match forgotten {
+        Ok(1..) => store.commit(store.head())?,
+        _ => store.rollback(),
+    }
+    forgotten
 }
 
 #[cfg(test)]

@@ -143,6 +143,8 @@ settings! {
     max_open_channels: usize = 1_024, SOME;
     /// How long a channel's store stays open unused, in milliseconds.
     channel_idle_ms: u64 = 60_000, TIME;
+    /// How long a channel remembers a peer that it has not heard of again, in seconds.
+    peer_retention_s: u64 = 90 * 86_400, 1..=100 * 365 * 86_400;
     /// The store's cache, in bytes for each open channel; sled has eight of these for all.
     cache_bytes: usize = 4 << 20, 1 << 16..=1 << 40;
 

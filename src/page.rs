@@ -29,16 +29,18 @@ pub fn read_page(
     let mut page = PageEncoder::default();
     let mut end = PageEnd { next: start.from, complete: start.complete, tail: None };
     let mut full = false;
-    let version = reader.read(start.from, &mut |cell| {
-        // Whatever comes now, everything below its version has come before.
-        end.complete = end.complete.max(cell.at.version - 1);
-        full = page.changes() == limits.max_changes || !page.push(cell, limits.max_bytes);
-        if full {
-            return ControlFlow::Break(());
-        }
-        end.next = cell.at;
-        ControlFlow::Continue(())
-    })?;
+    let version = reader
+        .read(start.from, &mut |cell| {
+            // Whatever comes now, everything below its version has come before.
+            end.complete = end.complete.max(cell.at.version - 1);
+            full = page.changes() == limits.max_changes || !page.push(cell, limits.max_bytes);
+            if full {
+                return ControlFlow::Break(());
+            }
+            end.next = cell.at;
+            ControlFlow::Continue(())
+        })?
+        .version;
     if start.from.version > version {
         let beginning = PageStart { from: Position::default(), complete: 0 };
         return read_page(reader, beginning, limits);

@@ -14,7 +14,7 @@ use causeway_storage::{ChangeStore, Clamp, StoreError};
 use foldhash::fast::FixedState;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
-use crate::channel::Channel;
+use crate::channel::{Channel, CommitRules};
 use crate::config::Config;
 use crate::fanout::Pending;
 use crate::metrics::{ChannelStats, Metrics, ShardStats};
@@ -105,9 +105,12 @@ impl Shards {
                 metrics: metrics.clone(),
                 channels: HashMap::new(),
                 open_stores: 0,
-                clamp: Clamp {
-                    max_col_version_jump: config.max_col_version_jump,
-                    max_cl_jump: config.max_cl_jump,
+                rules: CommitRules {
+                    clamp: Clamp {
+                        max_col_version_jump: config.max_col_version_jump,
+                        max_cl_jump: config.max_cl_jump,
+                    },
+                    peer_retention: Duration::from_secs(config.peer_retention_s),
                 },
                 max_open: (config.max_open_channels / count).max(1),
                 channel_idle: Duration::from_millis(config.channel_idle_ms),
@@ -193,7 +196,7 @@ struct Worker {
     metrics: Arc<Metrics>,
     channels: HashMap<Arc<str>, Channel>,
     open_stores: usize,
-    clamp: Clamp,
+    rules: CommitRules,
     max_open: usize,
     channel_idle: Duration,
     max_commit_changes: usize,
@@ -313,7 +316,7 @@ impl Worker {
                 bytes += pending[end].update.memory_bytes();
                 end += 1;
             }
-            channel.commit(self.store.as_ref(), &pending[start..end], &self.clamp, &self.metrics);
+            channel.commit(self.store.as_ref(), &pending[start..end], &self.rules, &self.metrics);
             start = end;
         }
         self.open_stores = self.open_stores + usize::from(channel.is_open()) - usize::from(was_open);

@@ -2,7 +2,7 @@
 
 mod failing;
 
-use causeway_storage::{Durability, StoreOptions, memory};
+use causeway_storage::{Durability, Head, StoreOptions, memory};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use serde_json::{Value as Json, json};
@@ -14,7 +14,10 @@ use crate::protocol::Incoming;
 use crate::protocol::decode::{DecodeRules, decode};
 use failing::{Failing, Fails};
 
-const CLAMP: Clamp = Clamp { max_col_version_jump: 100, max_cl_jump: 100 };
+const RULES: CommitRules = CommitRules {
+    clamp: Clamp { max_col_version_jump: 100, max_cl_jump: 100 },
+    peer_retention: Duration::from_secs(3600),
+};
 
 /// A channel with a few connections.
 struct House {
@@ -58,7 +61,7 @@ impl House {
     fn commit(&mut self, updates: &[(usize, u64, &[Write])]) {
         let pending: Vec<_> =
             updates.iter().map(|(from, received, writes)| self.pending(*from, *received, writes)).collect();
-        self.channel.commit(self.store.as_ref(), &pending, &CLAMP, &self.metrics);
+        self.channel.commit(self.store.as_ref(), &pending, &RULES, &self.metrics);
     }
 
     /// All that a connection has been sent, pages too.
@@ -267,4 +270,23 @@ proptest! {
             prop_assert_eq!(house.received(connection), expected, "connection {}", connection);
         }
     }
+}
+
+#[test]
+fn peers_that_are_not_heard_of_again_are_forgotten() {
+    let mut house = House::new(1);
+    let now = unix_time_s();
+    let mut store = house.store.open("c").unwrap();
+    store.begin().unwrap();
+    for (site_id, seen_s) in [("long ago", now - 3700), ("lately", now - 3500)] {
+        let (site_id, tag, event, version) = (site_id.into(), 0, 0, 1);
+        store.track(&causeway_storage::TrackedPeer { site_id, tag, event, version, seen_s }).unwrap();
+    }
+    store.commit(Head::default()).unwrap();
+    house.commit(&[(0, 7, &[(1, 1)])]);
+    let peers = house.store.reader("c").unwrap().peers().unwrap();
+    let sites: Vec<_> = peers.iter().map(|peer| (peer.site_id.as_str(), peer.version)).collect();
+    assert_eq!(sites, [("lately", 1), ("site 0", 7)]);
+    assert_eq!(house.received(0)[0]["type"], "ack");
+    assert!(house.channel.peers_due > Instant::now(), "not with every commit");
 }

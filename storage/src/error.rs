@@ -34,6 +34,12 @@ pub enum StoreError {
         /// The name.
         name: String,
     },
+    /// A channel that was to be made is there already. It is left as it is.
+    #[error("channel {channel:?} is there already; remove it first, or choose another data directory")]
+    Exists {
+        /// The channel.
+        channel: String,
+    },
     /// The channel's data is not what this store writes. Nothing was changed; the channel needs a restore.
     #[error("channel {channel:?} is corrupt: {detail}; it is left as it is, restore it from a backup")]
     Corrupt {

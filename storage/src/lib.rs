@@ -33,4 +33,4 @@ pub use digest::Digest;
 pub use error::StoreError;
 pub use merge::{Clamp, Outcome, Update, merge};
 pub use registry::{BACKENDS, backend};
-pub use store::{Cell, ChangeStore, ChannelReader, ChannelStore, Head, TrackedPeer};
+pub use store::{Cell, ChangeStore, ChannelReader, ChannelStore, Head, OwnedCell, TrackedPeer};

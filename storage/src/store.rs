@@ -17,7 +17,7 @@
 
 use std::ops::ControlFlow;
 
-use crate::change::{Position, Value};
+use crate::change::{OwnedValue, Position, Value};
 use crate::digest::Digest;
 use crate::error::Result;
 
@@ -25,6 +25,10 @@ use crate::error::Result;
 pub trait ChangeStore: Send + Sync {
     /// Opens a channel for its one writer, and makes it, durably, with a site id of its own, if it is not there.
     fn open(&self, channel: &str) -> Result<Box<dyn ChannelStore>>;
+
+    /// Makes a channel, durably, with that site id: 1 to 64 bytes. An error if it is there already, which then stays as
+    /// it is.
+    fn create(&self, channel: &str, site_id: &str) -> Result<()>;
 
     /// A reader of a channel that exists.
     fn reader(&self, channel: &str) -> Result<Box<dyn ChannelReader>>;
@@ -47,9 +51,6 @@ pub trait ChannelStore: Send {
     /// The version and digest of the last commit.
     fn head(&self) -> Head;
 
-    /// All tracked peers, ordered by site, tag and event.
-    fn peers(&mut self) -> Result<Vec<TrackedPeer>>;
-
     /// Begins the transaction of one group commit. What follows sees what it has written.
     fn begin(&mut self) -> Result<()>;
 
@@ -65,8 +66,11 @@ pub trait ChannelStore: Send {
     /// Takes a cell away that stands at `old`.
     fn remove(&mut self, table: &str, pk: &str, cid: &str, old: Position) -> Result<()>;
 
-    /// Notes what a peer has sent or was sent; a version never goes down.
+    /// Notes what a peer has sent or was sent; neither its version nor its time goes down.
     fn track(&mut self, peer: &TrackedPeer) -> Result<()>;
+
+    /// Forgets at most `max` tracked peers that were last seen before `seen_s`; gives how many.
+    fn forget_peers(&mut self, seen_s: u64, max: usize) -> Result<usize>;
 
     /// Sets version and digest and commits, durably as the store was opened.
     fn commit(&mut self, head: Head) -> Result<()>;
@@ -81,13 +85,23 @@ pub type CellVisitor<'a> = &'a mut dyn FnMut(&Cell<'_>) -> ControlFlow<()>;
 /// Reads a channel without disturbing its writer.
 pub trait ChannelReader: Send {
     /// Gives the cells after `after` in the order of their positions until `visit` breaks, all of one committed state,
-    /// and returns that state's version. A cell given to a visit that breaks counts as not taken.
+    /// and returns that state's head. A cell given to a visit that breaks counts as not taken.
     ///
     /// A cell that is written again while a caller pages moves to the newest version, where the caller finds it later.
-    fn read(&mut self, after: Position, visit: CellVisitor<'_>) -> Result<u64>;
+    fn read(&mut self, after: Position, visit: CellVisitor<'_>) -> Result<Head>;
 
     /// The version and digest of the last commit.
     fn head(&mut self) -> Result<Head>;
+
+    /// The channel's site id.
+    fn site_id(&mut self) -> Result<String>;
+
+    /// All tracked peers of the last commit, ordered by site, tag and event.
+    fn peers(&mut self) -> Result<Vec<TrackedPeer>>;
+
+    /// Checks what only the engine knows of, such as that its indexes lead to every cell and to nothing else. May read all of
+    /// the channel. [`StoreError::Corrupt`](crate::StoreError::Corrupt) says what is wrong.
+    fn check(&mut self) -> Result<()>;
 }
 
 /// What a commit leaves: the channel's version and digest.
@@ -136,6 +150,76 @@ pub struct TrackedPeer {
     pub event: u8,
     /// The highest version the event was seen with.
     pub version: u64,
+    /// When the event was last seen, in seconds of Unix time.
+    pub seen_s: u64,
+}
+
+/// Now, in seconds of Unix time; 0 on a machine that believes to live before 1970.
+pub fn unix_time_s() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |time| time.as_secs())
+}
+
+/// A [`Cell`] that owns its parts.
+#[derive(Clone, Debug)]
+pub struct OwnedCell {
+    /// The table's name.
+    pub table: String,
+    /// The row's key.
+    pub pk: String,
+    /// The column's name.
+    pub cid: String,
+    /// The value.
+    pub val: OwnedValue,
+    /// The cell's clock.
+    pub col_version: u64,
+    /// Who wrote it.
+    pub site_id: String,
+    /// The row's causal length.
+    pub cl: u64,
+    /// Where it stands.
+    pub at: Position,
+}
+
+impl OwnedCell {
+    /// The cell, borrowed.
+    pub fn as_cell(&self) -> Cell<'_> {
+        Cell {
+            table: &self.table,
+            pk: &self.pk,
+            cid: &self.cid,
+            val: self.val.as_value(),
+            col_version: self.col_version,
+            site_id: &self.site_id,
+            cl: self.cl,
+            at: self.at,
+        }
+    }
+}
+
+impl From<&Cell<'_>> for OwnedCell {
+    fn from(cell: &Cell<'_>) -> Self {
+        OwnedCell {
+            table: cell.table.into(),
+            pk: cell.pk.into(),
+            cid: cell.cid.into(),
+            val: cell.val.to_owned(),
+            col_version: cell.col_version,
+            site_id: cell.site_id.into(),
+            cl: cell.cl,
+            at: cell.at,
+        }
+    }
+}
+
+/// All alike, and reals to the last bit.
+impl PartialEq for OwnedCell {
+    fn eq(&self, other: &Self) -> bool {
+        let reals = match (&self.val, &other.val) {
+            (OwnedValue::Real(a), OwnedValue::Real(b)) => a.to_bits() == b.to_bits(),
+            _ => true,
+        };
+        reals && self.as_cell() == other.as_cell()
+    }
 }
 
 /// A fresh site id: 16 random bytes as upper-case hex.

@@ -6,7 +6,8 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use causeway_storage::conformance::{Stored, read_all};
+use causeway_storage::OwnedCell;
+use causeway_storage::conformance::read_all;
 use causeway_storage::{
     BACKENDS, Backend, Change, Clamp, Digest, Durability, StoreError, StoreOptions, Update, Value, digest,
     merge,
@@ -113,7 +114,7 @@ fn a_killed_process_leaves_all_that_it_committed() {
                 assert!(cells.iter().all(|cell| cell.at.version <= version), "{name}");
                 let newest = cells.iter().filter(|cell| cell.at.version == version).count();
                 assert_eq!(newest, 3, "{name}: the last version is whole");
-                let peers = store.open("a").expect("opened").peers().expect("read");
+                let peers = reader.peers().expect("read");
                 assert_eq!(peers[0].version + 1, version, "{name}: the peer of the last version is there");
                 store.close().expect("closed");
             }
@@ -122,10 +123,10 @@ fn a_killed_process_leaves_all_that_it_committed() {
     }
 }
 
-fn sum(cells: &[Stored]) -> Digest {
+fn sum(cells: &[OwnedCell]) -> Digest {
     let mut sum = Digest::default();
     for cell in cells {
-        let Stored { table, pk, cid, val, col_version, cl, .. } = cell;
+        let OwnedCell { table, pk, cid, val, col_version, cl, .. } = cell;
         sum.add(digest::cell_hash(table, pk, cid, &val.as_value(), *col_version, *cl));
     }
     sum

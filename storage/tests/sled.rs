@@ -3,7 +3,8 @@
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use causeway_storage::conformance::{Stored, read_all};
+use causeway_storage::OwnedCell;
+use causeway_storage::conformance::read_all;
 use causeway_storage::error::Result;
 use causeway_storage::{
     Change, ChangeStore, Clamp, Durability, Position, StoreError, StoreOptions, Update, Value, merge, sled,
@@ -51,14 +52,16 @@ fn fill(dir: &Path) {
 }
 
 /// Everything that reads, and a merge that touches every cell.
-fn use_all(dir: &Path) -> Result<Vec<Stored>> {
+fn use_all(dir: &Path) -> Result<Vec<OwnedCell>> {
     let store = open(dir)?;
     store.channels()?;
     let mut reader = store.reader(CHANNEL)?;
     reader.head()?;
+    reader.peers()?;
+    reader.site_id()?;
+    reader.check()?;
     reader.read(Position::default(), &mut |_| ControlFlow::Continue(()))?;
     let mut channel = store.open(CHANNEL)?;
-    channel.peers()?;
     let site_id = channel.site_id().to_owned();
     let change = Change {
         table: "t",

@@ -55,6 +55,10 @@ impl ChangeStore for Failing {
         Ok(Box::new(FailingChannel { inner: self.inner.open(channel)?, next: self.next.clone() }))
     }
 
+    fn create(&self, channel: &str, site_id: &str) -> Result<()> {
+        self.inner.create(channel, site_id)
+    }
+
     fn reader(&self, channel: &str) -> Result<Box<dyn ChannelReader>> {
         self.inner.reader(channel)
     }
@@ -81,10 +85,6 @@ impl ChannelStore for FailingChannel {
         self.inner.head()
     }
 
-    fn peers(&mut self) -> Result<Vec<TrackedPeer>> {
-        self.inner.peers()
-    }
-
     fn begin(&mut self) -> Result<()> {
         check(&self.next, Fails::AtBegin)?;
         self.inner.begin()
@@ -109,6 +109,10 @@ impl ChannelStore for FailingChannel {
 
     fn track(&mut self, peer: &TrackedPeer) -> Result<()> {
         self.inner.track(peer)
+    }
+
+    fn forget_peers(&mut self, seen_s: u64, max: usize) -> Result<usize> {
+        self.inner.forget_peers(seen_s, max)
     }
 
     fn commit(&mut self, head: Head) -> Result<()> {

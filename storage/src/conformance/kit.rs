@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::backend::{Backend, Durability, StoreOptions};
-use crate::change::{OwnedValue, Position, Value};
+use crate::change::{Position, Value};
 use crate::digest::Digest;
 use crate::error::Result;
-use crate::store::{Cell, CellVisitor, ChangeStore, ChannelReader, ChannelStore, Head};
+use crate::store::{CellVisitor, ChangeStore, ChannelReader, ChannelStore, Head, OwnedCell};
 
 /// What a check is given: a backend, and a directory of its own.
 #[derive(Clone, Debug)]
@@ -47,85 +47,22 @@ impl Context {
     }
 }
 
-/// A [`Cell`] that owns its parts.
-#[derive(Clone, Debug)]
-pub struct Stored {
-    /// The table's name.
-    pub table: String,
-    /// The row's key.
-    pub pk: String,
-    /// The column's name.
-    pub cid: String,
-    /// The value.
-    pub val: OwnedValue,
-    /// The cell's clock.
-    pub col_version: u64,
-    /// Who wrote it.
-    pub site_id: String,
-    /// The row's causal length.
-    pub cl: u64,
-    /// Where it stands.
-    pub at: Position,
-}
-
-impl Stored {
-    /// The cell that `col` of row `pk` has at a position; the value is for the check to say.
-    pub(super) fn new(pk: &str, cid: &str, val: Value<'_>, version: u64, seq: u64) -> Self {
-        Stored {
-            table: "todos".into(),
-            pk: pk.into(),
-            cid: cid.into(),
-            val: val.to_owned(),
-            col_version: version,
-            site_id: "5EED5EED5EED5EED5EED5EED5EED5EED".into(),
-            cl: 1,
-            at: Position { version, seq },
-        }
-    }
-
-    /// The cell, borrowed.
-    pub fn as_cell(&self) -> Cell<'_> {
-        Cell {
-            table: &self.table,
-            pk: &self.pk,
-            cid: &self.cid,
-            val: self.val.as_value(),
-            col_version: self.col_version,
-            site_id: &self.site_id,
-            cl: self.cl,
-            at: self.at,
-        }
-    }
-}
-
-impl From<&Cell<'_>> for Stored {
-    fn from(cell: &Cell<'_>) -> Self {
-        Stored {
-            table: cell.table.into(),
-            pk: cell.pk.into(),
-            cid: cell.cid.into(),
-            val: cell.val.to_owned(),
-            col_version: cell.col_version,
-            site_id: cell.site_id.into(),
-            cl: cell.cl,
-            at: cell.at,
-        }
-    }
-}
-
-/// All alike, and reals to the last bit.
-impl PartialEq for Stored {
-    fn eq(&self, other: &Self) -> bool {
-        let reals = match (&self.val, &other.val) {
-            (OwnedValue::Real(a), OwnedValue::Real(b)) => a.to_bits() == b.to_bits(),
-            _ => true,
-        };
-        reals && self.as_cell() == other.as_cell()
+/// The cell that `col` of row `pk` has at a position; the value is for the check to say.
+pub(super) fn stored(pk: &str, cid: &str, val: Value<'_>, version: u64, seq: u64) -> OwnedCell {
+    OwnedCell {
+        table: "todos".into(),
+        pk: pk.into(),
+        cid: cid.into(),
+        val: val.to_owned(),
+        col_version: version,
+        site_id: "5EED5EED5EED5EED5EED5EED5EED5EED".into(),
+        cl: 1,
+        at: Position { version, seq },
     }
 }
 
 /// What `visit` is given, up to `limit` cells: the visit breaks at the one after them.
-pub fn collect<T>(limit: usize, visit: impl FnOnce(CellVisitor<'_>) -> Result<T>) -> (Vec<Stored>, T) {
+pub fn collect<T>(limit: usize, visit: impl FnOnce(CellVisitor<'_>) -> Result<T>) -> (Vec<OwnedCell>, T) {
     let mut cells = Vec::new();
     let mut broken = false;
     let result = visit(&mut |cell| {
@@ -134,39 +71,40 @@ pub fn collect<T>(limit: usize, visit: impl FnOnce(CellVisitor<'_>) -> Result<T>
             broken = true;
             return ControlFlow::Break(());
         }
-        cells.push(Stored::from(cell));
+        cells.push(OwnedCell::from(cell));
         ControlFlow::Continue(())
     });
     (cells, result.expect("the read succeeds"))
 }
 
 /// Every cell of a channel, in order, and its version.
-pub fn read_all(reader: &mut dyn ChannelReader) -> (Vec<Stored>, u64) {
-    collect(usize::MAX, |visit| reader.read(Position::default(), visit))
+pub fn read_all(reader: &mut dyn ChannelReader) -> (Vec<OwnedCell>, u64) {
+    let (cells, head) = collect(usize::MAX, |visit| reader.read(Position::default(), visit));
+    (cells, head.version)
 }
 
 /// The row's cells, by position.
-pub(super) fn row(channel: &mut dyn ChannelStore, table: &str, pk: &str) -> Vec<Stored> {
+pub(super) fn row(channel: &mut dyn ChannelStore, table: &str, pk: &str) -> Vec<OwnedCell> {
     let (mut cells, ()) = collect(usize::MAX, |visit| channel.row(table, pk, visit));
     cells.sort_by_key(|cell| cell.at);
     cells
 }
 
 /// One cell, if it is there.
-pub(super) fn cell(channel: &mut dyn ChannelStore, table: &str, pk: &str, cid: &str) -> Option<Stored> {
+pub(super) fn cell(channel: &mut dyn ChannelStore, table: &str, pk: &str, cid: &str) -> Option<OwnedCell> {
     let (mut cells, ()) = collect(usize::MAX, |visit| channel.cell(table, pk, cid, visit));
     assert!(cells.len() <= 1, "one cell was asked for: {cells:?}");
     cells.pop()
 }
 
 /// Puts a cell where its key stands now.
-pub(super) fn put(channel: &mut dyn ChannelStore, new: &Stored) {
+pub(super) fn put(channel: &mut dyn ChannelStore, new: &OwnedCell) {
     let old = cell(channel, &new.table, &new.pk, &new.cid).map(|cell| cell.at);
     channel.put(&new.as_cell(), old).expect("the cell is put");
 }
 
 /// Commits cells as the version that they say they are of.
-pub(super) fn commit(channel: &mut dyn ChannelStore, cells: &[Stored]) {
+pub(super) fn commit(channel: &mut dyn ChannelStore, cells: &[OwnedCell]) {
     let version = cells.iter().map(|cell| cell.at.version).max().unwrap_or(0).max(channel.head().version);
     channel.begin().expect("the transaction begins");
     cells.iter().for_each(|cell| put(channel, cell));
@@ -182,7 +120,7 @@ pub(super) fn head(version: u64) -> Head {
 }
 
 /// The cells that are there, and nothing more.
-pub(super) fn assert_cells(found: &[Stored], expected: &[Stored]) {
+pub(super) fn assert_cells(found: &[OwnedCell], expected: &[OwnedCell]) {
     for (index, (found, expected)) in found.iter().zip(expected).enumerate() {
         assert!(found == expected, "cell {index}: found {found:?}, expected {expected:?}");
     }

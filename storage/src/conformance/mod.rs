@@ -14,7 +14,7 @@ mod paging;
 mod transactions;
 
 pub use channels::*;
-pub use kit::{Context, Stored, collect, read_all};
+pub use kit::{Context, collect, read_all};
 pub use paging::*;
 pub use transactions::*;
 
@@ -27,6 +27,7 @@ macro_rules! conformance_tests {
             // Channels
             a_new_channel_is_empty
             a_site_id_is_made_once
+            a_channel_is_created_with_a_site_id
             a_channel_that_is_not_there_cannot_be_read
             names_that_are_none_are_refused
             every_name_has_a_channel_of_its_own
@@ -43,6 +44,7 @@ macro_rules! conformance_tests {
             rows_with_similar_names_are_kept_apart
             wide_rows_are_visited_until_the_visit_breaks
             peers_keep_their_highest_version
+            old_peers_are_forgotten
             // Paging
             pages_from_any_cursor_are_complete
             a_moved_cell_is_at_its_new_position_only

@@ -5,13 +5,13 @@ use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use super::kit::{Context, Stored, assert_cells, collect, commit, head, read_all};
+use super::kit::{Context, assert_cells, collect, commit, head, read_all, stored};
 use crate::change::{Position, Value};
-use crate::store::{ChannelReader, ChannelStore};
+use crate::store::{ChannelReader, ChannelStore, Head, OwnedCell};
 
 /// The cell `n` of a channel all of whose cells say their version.
-fn cell(n: u64, version: u64) -> Stored {
-    Stored::new(&format!("row {}", n / 3), &format!("c{n}"), Value::Integer(version as i64), version, n)
+fn cell(n: u64, version: u64) -> OwnedCell {
+    stored(&format!("row {}", n / 3), &format!("c{n}"), Value::Integer(version as i64), version, n)
 }
 
 /// Makes all of `count` cells say `version`, in one commit.
@@ -28,7 +28,7 @@ pub fn pages_from_any_cursor_are_complete(context: &Context) {
     for version in 1..=9 {
         let cells = (0..version % 5 + 1).map(|seq| {
             let key = (version * 7 + seq * 3) % 17;
-            Stored::new("1", &key.to_string(), Value::Integer(version as i64), version, seq)
+            stored("1", &key.to_string(), Value::Integer(version as i64), version, seq)
         });
         commit(&mut *channel, &cells.collect::<Vec<_>>());
     }
@@ -41,8 +41,8 @@ pub fn pages_from_any_cursor_are_complete(context: &Context) {
             let after = Position { version: after_version, seq };
             let rest: Vec<_> = all.iter().filter(|cell| cell.at > after).cloned().collect();
             for limit in (0..=rest.len()).chain([usize::MAX]) {
-                let (page, version) = collect(limit, |visit| reader.read(after, visit));
-                assert_eq!(version, 9);
+                let (page, at) = collect(limit, |visit| reader.read(after, visit));
+                assert_eq!(at, head(9));
                 assert_cells(&page, &rest[..limit.min(rest.len())]);
             }
         }
@@ -50,7 +50,7 @@ pub fn pages_from_any_cursor_are_complete(context: &Context) {
     for limit in 1..=all.len() {
         let mut paged = Vec::new();
         loop {
-            let after = paged.last().map_or(Position::default(), |cell: &Stored| cell.at);
+            let after = paged.last().map_or(Position::default(), |cell: &OwnedCell| cell.at);
             let (page, _) = collect(limit, |visit| reader.read(after, visit));
             if page.is_empty() {
                 break;
@@ -130,16 +130,16 @@ pub fn a_read_is_one_state_while_commits_pass(context: &Context) {
             let moved = cells.iter().filter(|cell| cell.at.version == version).count() as u64;
             assert_eq!(moved, CELLS - version);
         }
-        found.push(Stored::from(one));
+        found.push(OwnedCell::from(one));
         ControlFlow::Continue(())
     });
-    assert_eq!(read.expect("the read succeeds"), 1);
+    assert_eq!(read.expect("the read succeeds").version, 1);
     assert_eq!(version, 5);
     assert_cells(&found, &expected);
     // And the next read has it all, with what is removed gone.
     channel.begin().expect("begun");
     for n in 0..CELLS - version {
-        let Stored { table, pk, cid, at, .. } = cell(n, version);
+        let OwnedCell { table, pk, cid, at, .. } = cell(n, version);
         channel.remove(&table, &pk, &cid, at).expect("removed");
     }
     channel.commit(head(version + 1)).expect("committed");
@@ -179,7 +179,7 @@ pub fn a_follower_beside_a_writer_misses_nothing(context: &Context) {
         loop {
             // Asked before the read: a page that is empty after the end is the end.
             let is_last = ended();
-            let (page, version) = collect(7, |visit| reader.read(cursor, visit));
+            let (page, Head { version, .. }) = collect(7, |visit| reader.read(cursor, visit));
             match page.last() {
                 Some(last) => cursor = last.at,
                 None if is_last => break,

@@ -1,20 +1,24 @@
 //! Transactions: what is there within one, after a commit, and after anything else.
 
-use super::kit::{Context, Stored, assert_cells, cell, collect, commit, head, put, read_all, row};
+use super::kit::{Context, assert_cells, cell, collect, commit, head, put, read_all, row, stored};
 use crate::backend::Durability;
 use crate::change::{Position, SENTINEL, Value};
-use crate::store::{ChangeStore, ChannelStore, RECEIVED, SENT, TrackedPeer};
+use crate::store::{ChangeStore, ChannelStore, OwnedCell, RECEIVED, SENT, TrackedPeer};
 
-fn text(pk: &str, cid: &str, val: &str, version: u64, seq: u64) -> Stored {
-    Stored::new(pk, cid, Value::Text(val), version, seq)
+fn text(pk: &str, cid: &str, val: &str, version: u64, seq: u64) -> OwnedCell {
+    stored(pk, cid, Value::Text(val), version, seq)
 }
 
 fn peer(site_id: &str, tag: u64, event: u8, version: u64) -> TrackedPeer {
-    TrackedPeer { site_id: site_id.into(), tag, event, version }
+    TrackedPeer { site_id: site_id.into(), tag, event, version, seen_s: 10 }
+}
+
+fn peers(store: &dyn ChangeStore) -> Vec<TrackedPeer> {
+    store.reader("a").expect("readable").peers().expect("read")
 }
 
 /// Two rows and a peer, committed as version 1.
-fn two_rows(channel: &mut dyn ChannelStore) -> Vec<Stored> {
+fn two_rows(channel: &mut dyn ChannelStore) -> Vec<OwnedCell> {
     let cells = vec![text("1", "a", "one", 1, 0), text("1", "b", "two", 1, 1), text("2", "a", "three", 1, 2)];
     channel.begin().expect("begun");
     cells.iter().for_each(|cell| put(channel, cell));
@@ -24,14 +28,14 @@ fn two_rows(channel: &mut dyn ChannelStore) -> Vec<Stored> {
 }
 
 /// Writes of every kind over [`two_rows`], not committed; gives what row 1 and row 2 are then.
-fn write_everything(channel: &mut dyn ChannelStore) -> (Vec<Stored>, Vec<Stored>) {
+fn write_everything(channel: &mut dyn ChannelStore) -> (Vec<OwnedCell>, Vec<OwnedCell>) {
     channel.begin().expect("begun");
     let [moved, new] = [text("1", "a", "moved", 2, 0), text("1", "c", "new", 2, 1)];
     channel.put(&moved.as_cell(), Some(Position { version: 1, seq: 0 })).expect("put");
     channel.put(&new.as_cell(), None).expect("put");
     channel.remove("todos", "1", "b", Position { version: 1, seq: 1 }).expect("removed");
     channel.remove("todos", "2", "a", Position { version: 1, seq: 2 }).expect("removed");
-    let sentinel = Stored { cl: 2, ..Stored::new("2", SENTINEL, Value::Null, 2, 2) };
+    let sentinel = OwnedCell { cl: 2, ..stored("2", SENTINEL, Value::Null, 2, 2) };
     channel.put(&sentinel.as_cell(), None).expect("put");
     channel.track(&peer("P", 0, RECEIVED, 9)).expect("tracked");
     channel.track(&peer("Q", 0, RECEIVED, 1)).expect("tracked");
@@ -39,11 +43,11 @@ fn write_everything(channel: &mut dyn ChannelStore) -> (Vec<Stored>, Vec<Stored>
 }
 
 /// Nothing but [`two_rows`] is there.
-fn assert_two_rows(store: &dyn ChangeStore, channel: &mut dyn ChannelStore, cells: &[Stored]) {
+fn assert_two_rows(store: &dyn ChangeStore, channel: &mut dyn ChannelStore, cells: &[OwnedCell]) {
     assert_eq!(channel.head(), head(1));
     assert_cells(&row(channel, "todos", "1"), &cells[..2]);
     assert_cells(&row(channel, "todos", "2"), &cells[2..]);
-    assert_eq!(channel.peers().expect("read"), [peer("P", 0, RECEIVED, 5)]);
+    assert_eq!(peers(store), [peer("P", 0, RECEIVED, 5)]);
     let mut reader = store.reader("a").expect("readable");
     let (found, version) = read_all(&mut *reader);
     assert_cells(&found, cells);
@@ -56,13 +60,12 @@ pub fn a_transaction_sees_what_it_has_written(context: &Context) {
     let mut channel = store.open("a").expect("opened");
     two_rows(&mut *channel);
     let (first, second) = write_everything(&mut *channel);
-    let assert_all = |channel: &mut dyn ChannelStore, first: &[Stored]| {
+    let assert_all = |channel: &mut dyn ChannelStore, first: &[OwnedCell]| {
         assert_cells(&row(channel, "todos", "1"), first);
         assert_cells(&row(channel, "todos", "2"), &second);
         assert_eq!(cell(channel, "todos", "1", "a").as_ref(), Some(&first[0]));
         assert_eq!(cell(channel, "todos", "1", "b"), None);
         assert_eq!(cell(channel, "todos", "2", "a"), None);
-        assert_eq!(channel.peers().expect("read"), [peer("P", 0, RECEIVED, 9), peer("Q", 0, RECEIVED, 1)]);
     };
     assert_all(&mut *channel, &first);
     // A cell of the transaction moves, and one comes and goes, in the same transaction.
@@ -166,11 +169,8 @@ pub fn values_are_kept_exactly(context: &Context) {
     ];
     let store = context.open();
     let mut channel = store.open("a").expect("opened");
-    let cells: Vec<_> = values
-        .iter()
-        .enumerate()
-        .map(|(n, val)| Stored::new("1", &n.to_string(), *val, 1, n as u64))
-        .collect();
+    let cells: Vec<_> =
+        values.iter().enumerate().map(|(n, val)| stored("1", &n.to_string(), *val, 1, n as u64)).collect();
     commit(&mut *channel, &cells);
     drop(channel);
     let store = context.reopen(store);
@@ -179,7 +179,7 @@ pub fn values_are_kept_exactly(context: &Context) {
     let (found, _) = read_all(&mut *store.reader("a").expect("readable"));
     assert_cells(&found, &cells);
     // The longest again, over itself.
-    let again = Stored::new("1", "20", Value::Text(&long), 2, 0);
+    let again = stored("1", "20", Value::Text(&long), 2, 0);
     commit(&mut *channel, std::slice::from_ref(&again));
     assert_eq!(cell(&mut *channel, "todos", "1", "20"), Some(again));
 }
@@ -221,8 +221,8 @@ pub fn rows_with_similar_names_are_kept_apart(context: &Context) {
             for cid in cids {
                 let val = Value::Integer(cells.len() as i64);
                 let site_id = if cells.len() % 2 == 0 { "s".repeat(64) } else { "x".into() };
-                let cell = Stored::new(pk, cid, val, 1, cells.len() as u64);
-                cells.push(Stored { table: table.into(), site_id, ..cell });
+                let cell = stored(pk, cid, val, 1, cells.len() as u64);
+                cells.push(OwnedCell { table: table.into(), site_id, ..cell });
             }
         }
     }
@@ -287,16 +287,42 @@ pub fn peers_keep_their_highest_version(context: &Context) {
         channel.track(peer).expect("tracked");
     }
     channel.track(&peer("A", 0, RECEIVED, 6)).expect("tracked");
-    assert_eq!(channel.peers().expect("read"), expected);
     channel.commit(head(0)).expect("committed without a new version");
+    assert_eq!(peers(&*store), expected);
     channel.begin().expect("begun");
     channel.track(&peer("A", 0, SENT, 2)).expect("tracked");
     channel.track(&peer("A", 0, SENT, 4)).expect("tracked");
-    channel.track(&peer("B", 0, RECEIVED, 1)).expect("tracked");
+    channel.track(&TrackedPeer { seen_s: 12, ..peer("B", 0, RECEIVED, 1) }).expect("tracked");
+    channel.track(&TrackedPeer { seen_s: 9, ..peer("a", 0, RECEIVED, 3) }).expect("tracked");
     channel.commit(head(0)).expect("committed without a new version");
     expected[1].version = 4;
-    assert_eq!(channel.peers().expect("read"), expected);
+    expected[4].seen_s = 12;
+    expected[6].version = 3;
+    assert_eq!(peers(&*store), expected);
     drop(channel);
     let store = context.reopen(store);
-    assert_eq!(store.open("a").expect("opened").peers().expect("read"), expected);
+    assert_eq!(peers(&*store), expected);
+}
+
+/// Those that were last seen before a time, at most so many at once; a rollback brings them back.
+pub fn old_peers_are_forgotten(context: &Context) {
+    let store = context.open();
+    let mut channel = store.open("a").expect("opened");
+    let seen = |n: u64| TrackedPeer { seen_s: n, ..peer(&format!("P{n}"), 0, RECEIVED, 1) };
+    channel.begin().expect("begun");
+    (0..9).for_each(|n| channel.track(&seen(n)).expect("tracked"));
+    channel.commit(head(0)).expect("committed");
+    channel.begin().expect("begun");
+    assert_eq!(channel.forget_peers(u64::MAX, 100).expect("forgotten"), 9);
+    channel.rollback();
+    assert_eq!(peers(&*store).len(), 9);
+    for (max, forgotten, left) in [(4, 4, 5), (4, 2, 3), (4, 0, 3)] {
+        channel.begin().expect("begun");
+        assert_eq!(channel.forget_peers(6, max).expect("forgotten"), forgotten);
+        channel.commit(head(0)).expect("committed");
+        assert_eq!(peers(&*store).len(), left);
+    }
+    drop(channel);
+    let store = context.reopen(store);
+    assert_eq!(peers(&*store), [6, 7, 8].map(seen));
 }

@@ -4,6 +4,7 @@
 mod state;
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -12,10 +13,10 @@ use crate::change::Position;
 use crate::error::{Result, StoreError};
 use crate::names;
 use crate::store::{
-    Cell, CellVisitor, ChangeStore, ChannelReader, ChannelStore, Head, TrackedPeer, new_site_id,
+    Cell, CellVisitor, ChangeStore, ChannelReader, ChannelStore, Head, OwnedCell, TrackedPeer, new_site_id,
 };
 
-use state::{OwnedCell, State};
+use state::State;
 
 /// Memory.
 pub const BACKEND: Backend = Backend {
@@ -49,10 +50,19 @@ impl ChangeStore for MemoryStore {
     fn open(&self, channel: &str) -> Result<Box<dyn ChannelStore>> {
         names::check(channel)?;
         let mut channels = self.channels();
-        let channel = channels.entry(channel.into()).or_insert_with(|| {
-            Arc::new(Channel { name: channel.into(), site_id: new_site_id(), state: Mutex::default() })
-        });
+        let channel = channels.entry(channel.into()).or_insert_with(|| Channel::new(channel, &new_site_id()));
         Ok(Box::new(MemoryChannel { head: channel.state().head, channel: Arc::clone(channel) }))
+    }
+
+    fn create(&self, channel: &str, site_id: &str) -> Result<()> {
+        names::check(channel)?;
+        match self.channels().entry(channel.into()) {
+            Entry::Occupied(_) => Err(StoreError::Exists { channel: channel.into() }),
+            Entry::Vacant(vacant) => {
+                vacant.insert(Channel::new(channel, site_id));
+                Ok(())
+            }
+        }
     }
 
     fn reader(&self, channel: &str) -> Result<Box<dyn ChannelReader>> {
@@ -80,6 +90,10 @@ impl ChangeStore for MemoryStore {
 }
 
 impl Channel {
+    fn new(name: &str, site_id: &str) -> Arc<Self> {
+        Arc::new(Channel { name: name.into(), site_id: site_id.into(), state: Mutex::default() })
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("nothing panics while it holds this lock")
     }
@@ -105,10 +119,6 @@ impl ChannelStore for MemoryChannel {
         self.head
     }
 
-    fn peers(&mut self) -> Result<Vec<TrackedPeer>> {
-        Ok(self.channel.state().peers())
-    }
-
     fn begin(&mut self) -> Result<()> {
         Ok(())
     }
@@ -116,7 +126,7 @@ impl ChannelStore for MemoryChannel {
     fn row(&mut self, table: &str, pk: &str, visit: CellVisitor<'_>) -> Result<()> {
         let mut chunk: Vec<Arc<OwnedCell>> = Vec::new();
         loop {
-            let after = chunk.last().map_or(Bound::Unbounded, |cell| Bound::Excluded(&*cell.cid));
+            let after = chunk.last().map_or(Bound::Unbounded, |cell| Bound::Excluded(cell.cid.as_str()));
             let next = self.channel.state().row_after(table, pk, after).take(CHUNK_CELLS).cloned().collect();
             chunk = next;
             let visited = chunk.iter().try_for_each(|cell| visit(&cell.as_cell()));
@@ -149,6 +159,10 @@ impl ChannelStore for MemoryChannel {
         Ok(())
     }
 
+    fn forget_peers(&mut self, seen_s: u64, max: usize) -> Result<usize> {
+        Ok(self.channel.state().forget_peers(seen_s, max))
+    }
+
     fn commit(&mut self, head: Head) -> Result<()> {
         self.channel.state().commit(head);
         self.head = head;
@@ -172,9 +186,9 @@ struct MemoryReader {
 }
 
 impl ChannelReader for MemoryReader {
-    fn read(&mut self, after: Position, visit: CellVisitor<'_>) -> Result<u64> {
+    fn read(&mut self, after: Position, visit: CellVisitor<'_>) -> Result<Head> {
         let reading = Reading::begin(&self.channel)?;
-        let end = Position::end_of(reading.version);
+        let end = Position::end_of(reading.head.version);
         let mut done = after;
         while done < end {
             let cells = reading.chunk(done, end)?;
@@ -183,36 +197,48 @@ impl ChannelReader for MemoryReader {
             }
             done = cells.last().map_or(end, |cell| cell.at);
         }
-        Ok(reading.version)
+        Ok(reading.head)
     }
 
     fn head(&mut self) -> Result<Head> {
         Ok(self.channel.readable()?.head)
+    }
+
+    fn site_id(&mut self) -> Result<String> {
+        Ok(self.channel.site_id.clone())
+    }
+
+    fn peers(&mut self) -> Result<Vec<TrackedPeer>> {
+        Ok(self.channel.readable()?.peers())
+    }
+
+    fn check(&mut self) -> Result<()> {
+        Ok(())
     }
 }
 
 /// One commit, being read.
 struct Reading<'a> {
     channel: &'a Channel,
-    version: u64,
+    head: Head,
 }
 
 impl<'a> Reading<'a> {
     fn begin(channel: &'a Channel) -> Result<Self> {
-        let version = channel.readable()?.begin_read();
-        Ok(Reading { channel, version })
+        let head = channel.readable()?.begin_read();
+        Ok(Reading { channel, head })
     }
 
     /// The next cells; none at the end.
     fn chunk(&self, after: Position, end: Position) -> Result<Vec<Arc<OwnedCell>>> {
         let state = self.channel.readable()?;
-        Ok(state.cells_of(self.version, after, end).take(CHUNK_CELLS).cloned().collect())
+        Ok(state.cells_of(self.head.version, after, end).take(CHUNK_CELLS).cloned().collect())
     }
 }
 
 impl Drop for Reading<'_> {
     fn drop(&mut self) {
-        self.channel.state().end_read(self.version);
+        self.channel.state().end_read(self.head.version);
     }
 }
 

@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
 
-use crate::change::{OwnedValue, Position};
-use crate::store::{Cell, Head, TrackedPeer};
+use crate::change::Position;
+use crate::store::{Cell, Head, OwnedCell, TrackedPeer};
 
 #[derive(Default)]
 pub(super) struct State {
@@ -20,15 +20,21 @@ pub(super) struct State {
     cells: BTreeMap<Position, Entry>,
     /// The rows of each table, by pk.
     tables: BTreeMap<Box<str>, BTreeMap<Box<str>, Row>>,
-    peers: BTreeMap<(String, u64, u8), u64>,
+    peers: BTreeMap<PeerKey, Seen>,
     /// What the open transaction took away that is in the last commit, and what it tracked.
     gone: Vec<Position>,
-    tracked: BTreeMap<(String, u64, u8), u64>,
+    tracked: BTreeMap<PeerKey, Seen>,
+    forgotten: Vec<PeerKey>,
     /// What commits took away that readers still need.
     ghosts: Vec<Position>,
     /// How many readers are in the middle of which version.
     readers: BTreeMap<u64, usize>,
 }
+
+/// Site, tag and event.
+type PeerKey = (String, u64, u8);
+/// The version, and when it was seen.
+type Seen = (u64, u64);
 
 /// Where the cells of a row stand, by cid.
 type Row = BTreeMap<Box<str>, Position>;
@@ -37,45 +43,6 @@ struct Entry {
     cell: Arc<OwnedCell>,
     /// The last version that has the cell.
     until: u64,
-}
-
-pub(super) struct OwnedCell {
-    table: Box<str>,
-    pk: Box<str>,
-    pub(super) cid: Box<str>,
-    val: OwnedValue,
-    col_version: u64,
-    site_id: Box<str>,
-    cl: u64,
-    pub(super) at: Position,
-}
-
-impl OwnedCell {
-    fn of(cell: &Cell<'_>) -> Self {
-        OwnedCell {
-            table: cell.table.into(),
-            pk: cell.pk.into(),
-            cid: cell.cid.into(),
-            val: cell.val.to_owned(),
-            col_version: cell.col_version,
-            site_id: cell.site_id.into(),
-            cl: cell.cl,
-            at: cell.at,
-        }
-    }
-
-    pub(super) fn as_cell(&self) -> Cell<'_> {
-        Cell {
-            table: &self.table,
-            pk: &self.pk,
-            cid: &self.cid,
-            val: self.val.as_value(),
-            col_version: self.col_version,
-            site_id: &self.site_id,
-            cl: self.cl,
-            at: self.at,
-        }
-    }
 }
 
 impl State {
@@ -93,7 +60,7 @@ impl State {
             None => rows.entry(cell.pk.into()).or_default(),
         };
         cells.insert(cell.cid.into(), cell.at);
-        self.cells.insert(cell.at, Entry { cell: Arc::new(OwnedCell::of(cell)), until: u64::MAX });
+        self.cells.insert(cell.at, Entry { cell: Arc::new(OwnedCell::from(cell)), until: u64::MAX });
     }
 
     /// Takes the cell's key away.
@@ -150,16 +117,27 @@ impl State {
     }
 
     pub(super) fn peers(&self) -> Vec<TrackedPeer> {
-        let mut peers = self.peers.clone();
-        peers.extend(self.tracked.clone());
-        let peer = |((site_id, tag, event), version)| TrackedPeer { site_id, tag, event, version };
-        peers.into_iter().map(peer).collect()
+        let peer = |((site_id, tag, event), (version, seen_s)): (&PeerKey, &Seen)| TrackedPeer {
+            site_id: site_id.clone(),
+            tag: *tag,
+            event: *event,
+            version: *version,
+            seen_s: *seen_s,
+        };
+        self.peers.iter().map(peer).collect()
     }
 
     pub(super) fn track(&mut self, peer: &TrackedPeer) {
         let key = (peer.site_id.clone(), peer.tag, peer.event);
-        let known = self.tracked.get(&key).or_else(|| self.peers.get(&key)).copied().unwrap_or(0);
-        self.tracked.insert(key, known.max(peer.version));
+        let (version, seen_s) =
+            self.tracked.get(&key).or_else(|| self.peers.get(&key)).copied().unwrap_or_default();
+        self.tracked.insert(key, (version.max(peer.version), seen_s.max(peer.seen_s)));
+    }
+
+    pub(super) fn forget_peers(&mut self, seen_s: u64, max: usize) -> usize {
+        let old = self.peers.iter().filter(|(_, (_, seen))| *seen < seen_s);
+        self.forgotten = old.map(|(key, _)| key.clone()).take(max).collect();
+        self.forgotten.len()
     }
 
     pub(super) fn remove(&mut self, table: &str, pk: &str, cid: &str, old: Position) {
@@ -167,11 +145,10 @@ impl State {
         self.take_away(old);
     }
 
-    /// Begins to read the last commit; gives its version, for [`State::end_read`].
-    pub(super) fn begin_read(&mut self) -> u64 {
-        let version = self.head.version;
-        *self.readers.entry(version).or_default() += 1;
-        version
+    /// Begins to read the last commit; gives its head, whose version is for [`State::end_read`].
+    pub(super) fn begin_read(&mut self) -> Head {
+        *self.readers.entry(self.head.version).or_default() += 1;
+        self.head
     }
 
     pub(super) fn end_read(&mut self, version: u64) {
@@ -192,12 +169,16 @@ impl State {
         self.head = head;
         let (gone, tracked) = (std::mem::take(&mut self.gone), std::mem::take(&mut self.tracked));
         self.ghosts.extend(gone);
+        for key in std::mem::take(&mut self.forgotten) {
+            self.peers.remove(&key);
+        }
         self.peers.extend(tracked);
         self.purge();
     }
 
     pub(super) fn rollback(&mut self) {
         self.tracked.clear();
+        self.forgotten.clear();
         let written = self.cells.split_off(&Position { version: self.head.version + 1, seq: 0 });
         for entry in written.values() {
             self.forget(&entry.cell.table, &entry.cell.pk, &entry.cell.cid);

@@ -12,7 +12,7 @@ use foldhash::fast::RandomState;
 
 use crate::change::{Change, Position};
 use crate::error::Result;
-use crate::store::{ChannelStore, Head, RECEIVED, TrackedPeer};
+use crate::store::{ChannelStore, Head, RECEIVED, TrackedPeer, unix_time_s};
 
 use rows::Rows;
 use rule::Verdict;
@@ -96,8 +96,9 @@ fn run(store: &mut dyn ChannelStore, updates: &[Update<'_>], clamp: &Clamp) -> R
         return Ok(outcomes);
     }
     group.rows.write(store)?;
+    let seen_s = unix_time_s();
     for (site_id, version) in group.peers {
-        store.track(&TrackedPeer { site_id: site_id.into(), tag: 0, event: RECEIVED, version })?;
+        store.track(&TrackedPeer { site_id: site_id.into(), tag: 0, event: RECEIVED, version, seen_s })?;
     }
     store.commit(group.head)?;
     Ok(outcomes)

@@ -27,9 +27,7 @@ pub(super) struct SledChannel {
 impl SledChannel {
     pub(super) fn open(engine: Arc<Engine>, shared: Arc<Shared>, channel: &str) -> Result<Self> {
         let head = shared.head().ok_or_else(|| no_such_channel(channel))?;
-        let site_id = engine.get(channel, &codec::site_key(shared.id))?;
-        let site_id = site_id.and_then(|bytes| String::from_utf8(bytes.to_vec()).ok());
-        let site_id = site_id.ok_or_else(|| corrupt(channel, "it has no site id"))?;
+        let site_id = engine.site_id(channel, shared.id)?;
         Ok(SledChannel { engine, shared, channel: channel.into(), site_id, head, pending: BTreeMap::new() })
     }
 
@@ -106,18 +104,6 @@ impl ChannelStore for SledChannel {
         self.head
     }
 
-    fn peers(&mut self) -> Result<Vec<TrackedPeer>> {
-        let mut peers = Vec::new();
-        self.scan(&codec::peers_prefix(self.shared.id), |key, value| {
-            let peer =
-                codec::peer(key, value).ok_or_else(|| self.corrupt("a tracked peer cannot be read"))?;
-            peers.push(peer);
-            Ok(ControlFlow::Continue(()))
-        })?;
-        peers.sort_unstable();
-        Ok(peers)
-    }
-
     fn begin(&mut self) -> Result<()> {
         debug_assert!(self.pending.is_empty(), "a transaction is open already");
         Ok(())
@@ -158,11 +144,29 @@ impl ChannelStore for SledChannel {
 
     fn track(&mut self, peer: &TrackedPeer) -> Result<()> {
         let key = codec::peer_key(self.shared.id, peer).ok_or_else(|| self.too_long())?;
-        let known = self.get(&key)?.and_then(|bytes| codec::number(&bytes));
-        if known.is_none_or(|version| version < peer.version) {
-            self.pending.insert(key, Some((&peer.version.to_be_bytes()).into()));
-        }
+        let known = self.get(&key)?.and_then(|bytes| codec::peer(&key, &bytes));
+        let (version, seen_s) = known.map_or((0, 0), |known| (known.version, known.seen_s));
+        let peer = TrackedPeer {
+            version: peer.version.max(version),
+            seen_s: peer.seen_s.max(seen_s),
+            ..peer.clone()
+        };
+        self.pending.insert(key, Some((&codec::peer_bytes(&peer)).into()));
         Ok(())
+    }
+
+    fn forget_peers(&mut self, seen_s: u64, max: usize) -> Result<usize> {
+        let mut old = Vec::new();
+        self.scan(&codec::peers_prefix(self.shared.id), |key, value| {
+            let peer = codec::peer(key, value).ok_or_else(|| self.corrupt(codec::UNREADABLE_PEER))?;
+            if peer.seen_s < seen_s && old.len() < max {
+                old.push(key.to_vec());
+            }
+            Ok(if old.len() < max { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
+        })?;
+        let forgotten = old.len();
+        self.pending.extend(old.into_iter().map(|key| (key, None)));
+        Ok(forgotten)
     }
 
     fn commit(&mut self, head: Head) -> Result<()> {

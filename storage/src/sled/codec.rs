@@ -8,7 +8,7 @@
 //! | `x` id | nothing: the channel is removed, its keys are being swept away |
 //! | `c` id `s` | the site id |
 //! | `c` id `h` | the head: version, digest |
-//! | `c` id `p` site, tag, event | a tracked peer's version |
+//! | `c` id `p` site, tag, event | a tracked peer's version, when it was last seen |
 //! | `c` id `r` table, pk, cid | the position of the cell |
 //! | `c` id `v` version, seq | the cell |
 //!
@@ -20,7 +20,7 @@ use crate::digest::Digest;
 use crate::store::{Cell, Head, TrackedPeer};
 
 /// The format of this file.
-pub(super) const FORMAT: &[u8] = &[1];
+pub(super) const FORMAT: &[u8] = &[2];
 /// Where the format is noted.
 pub(super) const FORMAT_KEY: &[u8] = b"f";
 /// Where the next channel's id is noted.
@@ -38,6 +38,16 @@ pub(super) fn name_key(name: &str) -> Vec<u8> {
 /// The key that says that a channel is to be swept away.
 pub(super) fn doomed_key(id: u64) -> Vec<u8> {
     [DOOMED, &id.to_be_bytes()].concat()
+}
+
+/// What the keys of a channel's cells begin with.
+pub(super) fn cells_prefix(id: u64) -> Vec<u8> {
+    key(id, b'r')
+}
+
+/// What the keys of a channel's positions begin with.
+pub(super) fn positions_prefix(id: u64) -> Vec<u8> {
+    key(id, b'v')
 }
 
 /// What all keys of a channel begin with.
@@ -74,7 +84,17 @@ pub(super) fn peer(key: &[u8], value: &[u8]) -> Option<TrackedPeer> {
     let mut key = Bytes(key.get(PREFIX_LEN..)?);
     let site_id = key.short_text()?.to_owned();
     let (tag, event) = (key.number()?, key.byte()?);
-    (key.0.is_empty()).then_some(TrackedPeer { site_id, tag, event, version: number(value)? })
+    let mut value = Bytes(value);
+    let (version, seen_s) = (value.number()?, value.number()?);
+    (key.0.is_empty() && value.0.is_empty()).then_some(TrackedPeer { site_id, tag, event, version, seen_s })
+}
+
+/// What is wrong where [`peer`] gives `None`.
+pub(super) const UNREADABLE_PEER: &str = "a tracked peer cannot be read";
+
+/// What lies under a peer's key.
+pub(super) fn peer_bytes(peer: &TrackedPeer) -> [u8; 16] {
+    pair(peer.version, peer.seen_s)
 }
 
 /// What the keys of a row's cells begin with; `None` if a name is too long.
@@ -271,10 +291,11 @@ mod tests {
 
     #[test]
     fn a_peer_and_a_head_read_as_they_were_written() {
-        let one = TrackedPeer { site_id: "S".into(), tag: 1 << 40, event: 1, version: 9 };
+        let one = TrackedPeer { site_id: "S".into(), tag: 1 << 40, event: 1, version: 9, seen_s: 3 };
         let key = peer_key(5, &one).expect("short");
-        assert_eq!(peer(&key, &9u64.to_be_bytes()), Some(one));
-        assert_eq!(peer(&key[..key.len() - 1], &9u64.to_be_bytes()), None);
+        assert_eq!(peer(&key, &peer_bytes(&one)), Some(one.clone()));
+        assert_eq!(peer(&key[..key.len() - 1], &peer_bytes(&one)), None);
+        assert_eq!(peer(&key, &peer_bytes(&one)[..15]), None);
         assert_eq!(peer(b"c", b""), None);
         let two = Head { version: 4, digest: Digest(u128::MAX - 1) };
         assert_eq!(head(&head_bytes(two)), Some(two));

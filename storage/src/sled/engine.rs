@@ -79,6 +79,13 @@ impl Engine {
         self.db.get(key).map_err(|e| error(channel, "reading", e))
     }
 
+    /// The channel's site id.
+    pub(super) fn site_id(&self, channel: &str, id: u64) -> Result<String> {
+        let site_id = self.get(channel, &codec::site_key(id))?;
+        let site_id = site_id.and_then(|bytes| String::from_utf8(bytes.to_vec()).ok());
+        site_id.ok_or_else(|| corrupt(channel, "it has no site id"))
+    }
+
     /// All keys that begin with `prefix`, in order, with their values.
     pub(super) fn prefix(
         &self,

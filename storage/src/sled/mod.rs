@@ -86,14 +86,14 @@ impl SledStore {
     }
 
     /// Makes a channel. It is durable after the next sync.
-    fn create(&self, channels: &mut Channels, channel: &str) -> Result<Arc<Shared>> {
+    fn make(&self, channels: &mut Channels, channel: &str, site_id: &str) -> Result<Arc<Shared>> {
         let next = self.engine.get(channel, codec::NEXT_ID_KEY)?;
         let id = next.map_or(Some(0), |bytes| codec::number(&bytes));
         let id = id.ok_or_else(|| corrupt(channel, "the next channel's id is not a number"))?;
         let mut batch = Batch::default();
         batch.insert(codec::NEXT_ID_KEY, &(id + 1).to_be_bytes());
         batch.insert(codec::name_key(channel), &id.to_be_bytes());
-        batch.insert(codec::site_key(id), new_site_id().as_bytes());
+        batch.insert(codec::site_key(id), site_id.as_bytes());
         batch.insert(codec::head_key(id), codec::head_bytes(Head::default()));
         self.engine.apply(channel, batch)?;
         Ok(channels.add(channel, id, Head::default()))
@@ -137,13 +137,24 @@ impl ChangeStore for SledStore {
         let mut channels = self.channels();
         let found = self.shared(&mut channels, channel)?;
         let is_new = found.is_none();
-        let shared = found.map_or_else(|| self.create(&mut channels, channel), Ok)?;
+        let shared = found.map_or_else(|| self.make(&mut channels, channel, &new_site_id()), Ok)?;
         // Others need not wait for the disk.
         drop(channels);
         if is_new {
             self.engine.sync(channel)?;
         }
         Ok(Box::new(SledChannel::open(Arc::clone(&self.engine), shared, channel)?))
+    }
+
+    fn create(&self, channel: &str, site_id: &str) -> Result<()> {
+        names::check(channel)?;
+        let mut channels = self.channels();
+        if self.id(channel)?.is_some() {
+            return Err(StoreError::Exists { channel: channel.into() });
+        }
+        self.make(&mut channels, channel, site_id)?;
+        drop(channels);
+        self.engine.sync(channel)
     }
 
     fn reader(&self, channel: &str) -> Result<Box<dyn ChannelReader>> {

@@ -11,7 +11,7 @@ use super::no_such_channel;
 use super::snapshots::Shared;
 use crate::change::Position;
 use crate::error::Result;
-use crate::store::{CellVisitor, ChannelReader, Head};
+use crate::store::{CellVisitor, ChannelReader, Head, TrackedPeer};
 
 /// How many cells a reader takes from the database at once, and after how many bytes it takes no more.
 const CHUNK_CELLS: usize = 128;
@@ -30,11 +30,11 @@ impl SledReader {
 }
 
 impl ChannelReader for SledReader {
-    fn read(&mut self, after: Position, visit: CellVisitor<'_>) -> Result<u64> {
+    fn read(&mut self, after: Position, visit: CellVisitor<'_>) -> Result<Head> {
         let snapshot = self.shared.snapshot().ok_or_else(|| no_such_channel(&self.channel))?;
-        let end = Position::end_of(snapshot.version);
+        let end = Position::end_of(snapshot.head.version);
         if after >= end {
-            return Ok(snapshot.version);
+            return Ok(snapshot.head);
         }
         let key = |at| codec::position_key(self.shared.id, at);
         let range = (Bound::Excluded(key(after)), Bound::Included(key(end)));
@@ -55,16 +55,42 @@ impl ChannelReader for SledReader {
             for (at, bytes) in &chunk {
                 let cell = codec::cell(*at, bytes).ok_or_else(|| self.corrupt(*at))?;
                 if visit(&cell).is_break() {
-                    return Ok(snapshot.version);
+                    return Ok(snapshot.head);
                 }
             }
             done = upto;
         }
-        Ok(snapshot.version)
+        Ok(snapshot.head)
     }
 
     fn head(&mut self) -> Result<Head> {
         self.shared.head().ok_or_else(|| no_such_channel(&self.channel))
+    }
+
+    fn site_id(&mut self) -> Result<String> {
+        self.engine.site_id(&self.channel, self.shared.id)
+    }
+
+    fn peers(&mut self) -> Result<Vec<TrackedPeer>> {
+        let prefix = codec::peers_prefix(self.shared.id);
+        let peers = self.engine.prefix(&self.channel, &prefix)?.map(|item| {
+            let (key, value) = item?;
+            codec::peer(&key, &value).ok_or_else(|| corrupt(&self.channel, codec::UNREADABLE_PEER))
+        });
+        let mut peers = peers.collect::<Result<Vec<_>>>()?;
+        peers.sort_unstable();
+        Ok(peers)
+    }
+
+    /// Every cell's key leads to the cell, and every cell has its key.
+    fn check(&mut self) -> Result<()> {
+        for item in self.engine.prefix(&self.channel, &codec::cells_prefix(self.shared.id))? {
+            self.check_key(&item?.0)?;
+        }
+        for item in self.engine.prefix(&self.channel, &codec::positions_prefix(self.shared.id))? {
+            self.check_cell(&item?.0)?;
+        }
+        Ok(())
     }
 }
 
@@ -82,6 +108,35 @@ impl SledReader {
             chunk.push((at, value));
         }
         Ok(chunk)
+    }
+
+    fn get(&self, key: &[u8]) -> Result<Option<IVec>> {
+        self.engine.get(&self.channel, key)
+    }
+
+    /// A position is never used twice: a key that says the same before and after the look at its cell has not moved.
+    fn check_key(&self, key: &[u8]) -> Result<()> {
+        let Some(position) = self.get(key)? else { return Ok(()) };
+        let cell_key = codec::position(&position).map(|at| codec::position_key(self.shared.id, at));
+        let cell = cell_key.map(|key| self.get(&key)).transpose()?.flatten();
+        if cell.is_none() && self.get(key)? == Some(position) {
+            return Err(corrupt(&self.channel, format!("a key leads to no cell: {key:?}")));
+        }
+        Ok(())
+    }
+
+    fn check_cell(&self, key: &[u8]) -> Result<()> {
+        let Some(bytes) = self.get(key)? else { return Ok(()) };
+        let unreadable = || corrupt(&self.channel, format!("a cell cannot be read, at key {key:?}"));
+        let at = codec::position_in_key(key).ok_or_else(unreadable)?;
+        let cell = codec::cell(at, &bytes).ok_or_else(unreadable)?;
+        let cell_key =
+            codec::cell_key(self.shared.id, cell.table, cell.pk, cell.cid).ok_or_else(unreadable)?;
+        let leads_here = |position: Option<IVec>| position.is_some_and(|p| codec::position(&p) == Some(at));
+        if !leads_here(self.get(&cell_key)?) && self.get(key)?.is_some() {
+            return Err(corrupt(&self.channel, format!("no key leads to the cell at {at:?}")));
+        }
+        Ok(())
     }
 
     fn corrupt(&self, at: Position) -> crate::StoreError {

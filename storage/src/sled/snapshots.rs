@@ -65,9 +65,9 @@ impl Shared {
         if state.removed {
             return None;
         }
-        let version = state.head.version;
-        *state.readers.entry(version).or_default() += 1;
-        Some(Snapshot { shared: Arc::clone(self), version })
+        let head = state.head;
+        *state.readers.entry(head.version).or_default() += 1;
+        Some(Snapshot { shared: Arc::clone(self), head })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -87,8 +87,8 @@ impl State {
 #[derive(Debug)]
 pub(super) struct Snapshot {
     shared: Arc<Shared>,
-    /// The commit's version.
-    pub(super) version: u64,
+    /// The commit's version and digest.
+    pub(super) head: Head,
 }
 
 impl Snapshot {
@@ -98,7 +98,7 @@ impl Snapshot {
         let state = self.shared.lock();
         let ghosts = state.ghosts.range(after..=end).filter(|(at, _)| **at > after);
         ghosts
-            .filter(|(_, (gone_at, _))| *gone_at > self.version)
+            .filter(|(_, (gone_at, _))| *gone_at > self.head.version)
             .map(|(at, (_, cell))| (*at, cell.clone()))
             .collect()
     }
@@ -112,10 +112,10 @@ impl Snapshot {
 impl Drop for Snapshot {
     fn drop(&mut self) {
         let mut state = self.shared.lock();
-        if let Some(count) = state.readers.get_mut(&self.version) {
+        if let Some(count) = state.readers.get_mut(&self.head.version) {
             *count -= 1;
             if *count == 0 {
-                state.readers.remove(&self.version);
+                state.readers.remove(&self.head.version);
                 state.purge();
             }
         }

@@ -71,25 +71,6 @@ impl ChannelStore for SqliteChannel {
         self.head
     }
 
-    fn peers(&mut self) -> Result<Vec<TrackedPeer>> {
-        let run = || {
-            self.conn
-                .prepare_cached(
-                    "SELECT site_id, tag, event, version FROM crdt_tracked_peers ORDER BY 1, 2, 3",
-                )?
-                .query_map([], |row| {
-                    Ok(TrackedPeer {
-                        site_id: row.get(0)?,
-                        tag: row.get::<_, i64>(1)? as u64,
-                        event: row.get(2)?,
-                        version: row.get::<_, i64>(3)? as u64,
-                    })
-                })?
-                .collect::<rusqlite::Result<Vec<_>>>()
-        };
-        run().map_err(|e| error(&self.channel, "reading its peers", e))
-    }
-
     fn begin(&mut self) -> Result<()> {
         self.execute("beginning a transaction", "BEGIN IMMEDIATE", [])?;
         Ok(())
@@ -132,11 +113,21 @@ impl ChannelStore for SqliteChannel {
     fn track(&mut self, peer: &TrackedPeer) -> Result<()> {
         self.execute(
             "tracking a peer",
-            "INSERT INTO crdt_tracked_peers VALUES (?1, ?2, ?3, ?4)
-             ON CONFLICT DO UPDATE SET version = max(version, excluded.version)",
-            params![peer.site_id, peer.version as i64, peer.tag as i64, peer.event],
+            "INSERT INTO crdt_tracked_peers (site_id, version, tag, event, seen_s) VALUES (?1, ?2, ?3, ?4, ?5)
+             ON CONFLICT DO UPDATE
+             SET version = max(version, excluded.version), seen_s = max(seen_s, excluded.seen_s)",
+            params![peer.site_id, peer.version as i64, peer.tag as i64, peer.event, peer.seen_s as i64],
         )?;
         Ok(())
+    }
+
+    fn forget_peers(&mut self, seen_s: u64, max: usize) -> Result<usize> {
+        self.execute(
+            "forgetting peers",
+            "DELETE FROM crdt_tracked_peers WHERE (site_id, tag, event) IN
+             (SELECT site_id, tag, event FROM crdt_tracked_peers WHERE seen_s < ?1 LIMIT ?2)",
+            [seen_s.min(i64::MAX as u64) as i64, max as i64],
+        )
     }
 
     fn commit(&mut self, head: Head) -> Result<()> {

@@ -52,6 +52,10 @@ impl ChangeStore for SqliteStore {
         Ok(Box::new(SqliteChannel::open(&self.path(channel)?, channel, &self.options)?))
     }
 
+    fn create(&self, channel: &str, site_id: &str) -> Result<()> {
+        open::create(&self.path(channel)?, channel, site_id, &self.options)
+    }
+
     fn reader(&self, channel: &str) -> Result<Box<dyn ChannelReader>> {
         Ok(Box::new(SqliteReader::open(&self.path(channel)?, channel, &self.options)?))
     }

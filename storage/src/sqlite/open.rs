@@ -14,7 +14,7 @@ use crate::store::Head;
 const APPLICATION_ID: i64 = 0x4357_4159;
 
 /// `PRAGMA user_version`: the version of the schema.
-const SCHEMA_VERSION: i64 = 1;
+const SCHEMA_VERSION: i64 = 2;
 
 /// Pages of write-ahead log after which a commit moves them into the file: 20 MiB. A long log makes commits cheap, as
 /// a page that changes often is moved once; a short one makes reads and restarts cheap.
@@ -38,11 +38,21 @@ pub(super) fn writer(path: &Path, channel: &str, options: &StoreOptions) -> Resu
     let failed = |e| error(channel, "opening its file", e);
     let mut conn = connect(path, OpenFlags::SQLITE_OPEN_CREATE, options).map_err(failed)?;
     if is_empty(&conn).map_err(failed)? {
-        create(&mut conn, channel).map_err(failed)?;
+        fill(&mut conn, channel, &crate::store::new_site_id()).map_err(failed)?;
     }
     check(&conn, channel)?;
-    let site_id = conn.query_row("SELECT id FROM crdt_site_id", [], |row| row.get(0)).map_err(failed)?;
+    let site_id = site_id(&conn).map_err(failed)?;
     Ok(Opened { conn, site_id })
+}
+
+/// Makes the channel's file.
+pub(super) fn create(path: &Path, channel: &str, site_id: &str, options: &StoreOptions) -> Result<()> {
+    let failed = |e| error(channel, "making its file", e);
+    let mut conn = connect(path, OpenFlags::SQLITE_OPEN_CREATE, options).map_err(failed)?;
+    if !is_empty(&conn).map_err(failed)? {
+        return Err(StoreError::Exists { channel: channel.into() });
+    }
+    fill(&mut conn, channel, site_id).map_err(failed)
 }
 
 /// Opens the channel's file for reading only.
@@ -84,6 +94,11 @@ pub(super) fn head(conn: &Connection) -> rusqlite::Result<Head> {
     })
 }
 
+/// The channel's site id.
+pub(super) fn site_id(conn: &Connection) -> rusqlite::Result<String> {
+    conn.query_row("SELECT id FROM crdt_site_id", [], |row| row.get(0))
+}
+
 fn flags() -> OpenFlags {
     // One thread at a time uses a connection, so SQLite need not lock it.
     OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX
@@ -113,13 +128,13 @@ fn is_empty(conn: &Connection) -> rusqlite::Result<bool> {
     conn.query_row("SELECT count(*) = 0 FROM sqlite_schema", [], |row| row.get(0))
 }
 
-fn create(conn: &mut Connection, channel: &str) -> rusqlite::Result<()> {
+fn fill(conn: &mut Connection, channel: &str, site_id: &str) -> rusqlite::Result<()> {
     conn.pragma_update(None, "journal_mode", "WAL")?;
     let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
     tx.execute_batch(include_str!("schema.sql"))?;
     tx.pragma_update(None, "application_id", APPLICATION_ID)?;
     tx.pragma_update(None, "user_version", SCHEMA_VERSION)?;
-    tx.execute("INSERT INTO crdt_site_id VALUES (?)", [crate::store::new_site_id()])?;
+    tx.execute("INSERT INTO crdt_site_id VALUES (?)", [site_id])?;
     tx.execute("INSERT INTO crdt_db_version VALUES (0)", [])?;
     tx.execute("INSERT INTO causeway_state VALUES (?, ?)", (channel, Digest::default().to_string()))?;
     tx.commit()

@@ -8,8 +8,8 @@ use super::channel::{select_cells, visit_rows};
 use super::{error, open};
 use crate::backend::StoreOptions;
 use crate::change::Position;
-use crate::error::Result;
-use crate::store::{CellVisitor, ChannelReader, Head};
+use crate::error::{Result, StoreError};
+use crate::store::{CellVisitor, ChannelReader, Head, TrackedPeer};
 
 pub(super) struct SqliteReader {
     conn: Connection,
@@ -23,23 +23,63 @@ impl SqliteReader {
 }
 
 impl ChannelReader for SqliteReader {
-    fn read(&mut self, after: Position, visit: CellVisitor<'_>) -> Result<u64> {
+    fn read(&mut self, after: Position, visit: CellVisitor<'_>) -> Result<Head> {
         let mut run = || {
-            // One snapshot for the version and the cells.
+            // One snapshot for the head and the cells.
             let snapshot = self.conn.unchecked_transaction()?;
-            let version = open::head(&snapshot)?.version;
-            if after.version <= version {
+            let head = open::head(&snapshot)?;
+            if after.version <= head.version {
                 let mut select = snapshot.prepare_cached(select_cells!(
                     "WHERE (db_version, seq) > (?1, ?2) ORDER BY db_version, seq"
                 ))?;
                 visit_rows(select.query([after.version as i64, after.seq as i64])?, visit)?;
             }
-            Ok(version)
+            Ok(head)
         };
         run().map_err(|e| error(&self.channel, "reading a page", e))
     }
 
     fn head(&mut self) -> Result<Head> {
         open::head(&self.conn).map_err(|e| error(&self.channel, "reading its version", e))
+    }
+
+    fn site_id(&mut self) -> Result<String> {
+        open::site_id(&self.conn).map_err(|e| error(&self.channel, "reading its site id", e))
+    }
+
+    fn peers(&mut self) -> Result<Vec<TrackedPeer>> {
+        let run = || {
+            self.conn
+                .prepare_cached(
+                    "SELECT site_id, tag, event, version, seen_s FROM crdt_tracked_peers ORDER BY 1, 2, 3",
+                )?
+                .query_map([], |row| {
+                    Ok(TrackedPeer {
+                        site_id: row.get(0)?,
+                        tag: row.get::<_, i64>(1)? as u64,
+                        event: row.get(2)?,
+                        version: row.get::<_, i64>(3)? as u64,
+                        seen_s: row.get::<_, i64>(4)? as u64,
+                    })
+                })?
+                .collect::<rusqlite::Result<Vec<_>>>()
+        };
+        run().map_err(|e| error(&self.channel, "reading its peers", e))
+    }
+
+    /// SQLite's own check: every page, every index against its table.
+    fn check(&mut self) -> Result<()> {
+        let run = || {
+            let mut check = self.conn.prepare("PRAGMA integrity_check(5)")?;
+            check.query_map([], |row| row.get::<_, String>(0))?.collect::<rusqlite::Result<Vec<_>>>()
+        };
+        let found = run().map_err(|e| error(&self.channel, "checking its file", e))?;
+        match &found[..] {
+            [ok] if ok == "ok" => Ok(()),
+            found => {
+                let detail = format!("SQLite's integrity check: {}", found.join("; "));
+                Err(StoreError::Corrupt { channel: self.channel.clone(), detail })
+            }
+        }
     }
 }

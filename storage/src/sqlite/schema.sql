@@ -22,6 +22,7 @@ CREATE TABLE crdt_tracked_peers (
   version INTEGER NOT NULL,
   tag     INTEGER NOT NULL,
   event   INTEGER NOT NULL,      -- 0 received, 1 sent
+  seen_s  INTEGER NOT NULL,      -- when it was last seen, in Unix time
   PRIMARY KEY (site_id, tag, event)
 ) STRICT, WITHOUT ROWID;
 

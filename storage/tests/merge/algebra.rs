@@ -77,7 +77,7 @@ fn outcomes_and_cells_are_the_models(store: &Store) {
         let found = channel.cells();
         for ((table, pk, cid), expected) in model.cells() {
             let same = |cell: &&_| {
-                let causeway_storage::conformance::Stored { table: t, pk: p, cid: c, .. } = *cell;
+                let causeway_storage::OwnedCell { table: t, pk: p, cid: c, .. } = *cell;
                 (t, p, c) == (&table, &pk, &cid)
             };
             let cell = found.iter().find(same).expect("contents are equal");
@@ -118,8 +118,8 @@ fn pages_from_any_cursor_give_all(store: &Store) {
             let mut paged = Vec::new();
             let mut after = cursor;
             loop {
-                let (page, version) = collect(limit, |visit| reader.read(after, visit));
-                prop_assert_eq!(version, channel.head().version);
+                let (page, head) = collect(limit, |visit| reader.read(after, visit));
+                prop_assert_eq!(head, channel.head());
                 let Some(last) = page.last() else { break };
                 after = last.at;
                 paged.extend(page);

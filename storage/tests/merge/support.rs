@@ -5,8 +5,9 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use causeway_storage::OwnedCell;
 use causeway_storage::change::OwnedValue;
-use causeway_storage::conformance::{Stored, read_all};
+use causeway_storage::conformance::read_all;
 use causeway_storage::digest::cell_hash;
 use causeway_storage::store::TrackedPeer;
 use causeway_storage::{
@@ -124,7 +125,7 @@ impl Channel {
     }
 
     /// All cells in order. Checks that head, digest and positions are as they have to be.
-    pub(crate) fn cells(&self) -> Vec<Stored> {
+    pub(crate) fn cells(&self) -> Vec<OwnedCell> {
         let mut reader = self.store.reader(&self.name).expect("readable");
         let (cells, version) = read_all(&mut *reader);
         let head = reader.head().expect("read");
@@ -137,7 +138,8 @@ impl Channel {
     }
 
     pub(crate) fn content(&self) -> Content {
-        let content = |cell: Stored| ((cell.table, cell.pk, cell.cid), (cell.val, cell.col_version, cell.cl));
+        let content =
+            |cell: OwnedCell| ((cell.table, cell.pk, cell.cid), (cell.val, cell.col_version, cell.cl));
         self.cells().into_iter().map(content).collect()
     }
 
@@ -146,7 +148,7 @@ impl Channel {
     }
 
     pub(crate) fn peers(&mut self) -> Vec<TrackedPeer> {
-        self.writer.peers().expect("read")
+        self.store.reader(&self.name).expect("readable").peers().expect("read")
     }
 
     /// Closes the writer and opens it anew.
@@ -157,10 +159,10 @@ impl Channel {
     }
 
     /// The row's cells as the writer looks them up.
-    pub(crate) fn row(&mut self, table: &str, pk: &str) -> Vec<Stored> {
+    pub(crate) fn row(&mut self, table: &str, pk: &str) -> Vec<OwnedCell> {
         let mut cells = Vec::new();
         let visit = &mut |cell: &causeway_storage::Cell<'_>| {
-            cells.push(Stored::from(cell));
+            cells.push(OwnedCell::from(cell));
             ControlFlow::Continue(())
         };
         self.writer.row(table, pk, visit).expect("read");
@@ -169,10 +171,10 @@ impl Channel {
 }
 
 /// The digest, from nothing but the cells.
-pub(crate) fn digest(cells: &[Stored]) -> Digest {
+pub(crate) fn digest(cells: &[OwnedCell]) -> Digest {
     let mut digest = Digest::default();
     for cell in cells {
-        let Stored { table, pk, cid, val, col_version, cl, .. } = cell;
+        let OwnedCell { table, pk, cid, val, col_version, cl, .. } = cell;
         digest.add(cell_hash(table, pk, cid, &val.as_value(), *col_version, *cl));
     }
     digest
