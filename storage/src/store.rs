@@ -150,9 +150,13 @@ pub struct TrackedPeer {
     pub event: u8,
     /// The highest version the event was seen with.
     pub version: u64,
-    /// When the event was last seen, in seconds of Unix time.
+    /// When the event was last seen, in seconds of Unix time. What is less than [`SEEN_STEP_S`] later than what is
+    /// stored need not be.
     pub seen_s: u64,
 }
+
+/// How exactly a store keeps when a peer was seen, in seconds.
+pub const SEEN_STEP_S: u64 = 3_600;
 
 /// Now, in seconds of Unix time; 0 on a machine that believes to live before 1970.
 pub fn unix_time_s() -> u64 {

@@ -3,7 +3,7 @@
 use super::kit::{Context, assert_cells, cell, collect, commit, head, put, read_all, row, stored};
 use crate::backend::Durability;
 use crate::change::{Position, SENTINEL, Value};
-use crate::store::{ChangeStore, ChannelStore, OwnedCell, RECEIVED, SENT, TrackedPeer};
+use crate::store::{ChangeStore, ChannelStore, OwnedCell, RECEIVED, SEEN_STEP_S, SENT, TrackedPeer};
 
 fn text(pk: &str, cid: &str, val: &str, version: u64, seq: u64) -> OwnedCell {
     stored(pk, cid, Value::Text(val), version, seq)
@@ -292,11 +292,11 @@ pub fn peers_keep_their_highest_version(context: &Context) {
     channel.begin().expect("begun");
     channel.track(&peer("A", 0, SENT, 2)).expect("tracked");
     channel.track(&peer("A", 0, SENT, 4)).expect("tracked");
-    channel.track(&TrackedPeer { seen_s: 12, ..peer("B", 0, RECEIVED, 1) }).expect("tracked");
+    channel.track(&TrackedPeer { seen_s: 10 + SEEN_STEP_S, ..peer("B", 0, RECEIVED, 1) }).expect("tracked");
     channel.track(&TrackedPeer { seen_s: 9, ..peer("a", 0, RECEIVED, 3) }).expect("tracked");
     channel.commit(head(0)).expect("committed without a new version");
     expected[1].version = 4;
-    expected[4].seen_s = 12;
+    expected[4].seen_s = 10 + SEEN_STEP_S;
     expected[6].version = 3;
     assert_eq!(peers(&*store), expected);
     drop(channel);

@@ -5,6 +5,7 @@ use std::path::Path;
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, Row, ToSql, params};
 
+use super::seen::LatelySeen;
 use super::{error, open};
 use crate::backend::StoreOptions;
 use crate::change::{Position, Value};
@@ -30,6 +31,7 @@ pub(super) struct SqliteChannel {
     channel: String,
     site_id: String,
     head: Head,
+    seen: LatelySeen,
 }
 
 impl SqliteChannel {
@@ -37,7 +39,13 @@ impl SqliteChannel {
         let opened = open::writer(path, channel, options)?;
         opened.conn.set_prepared_statement_cache_capacity(STATEMENTS);
         let head = open::head(&opened.conn).map_err(|e| error(channel, "reading its version", e))?;
-        Ok(SqliteChannel { conn: opened.conn, channel: channel.into(), site_id: opened.site_id, head })
+        Ok(SqliteChannel {
+            conn: opened.conn,
+            channel: channel.into(),
+            site_id: opened.site_id,
+            head,
+            seen: LatelySeen::default(),
+        })
     }
 
     fn execute(&self, doing: &'static str, sql: &str, params: impl rusqlite::Params) -> Result<usize> {
@@ -113,21 +121,28 @@ impl ChannelStore for SqliteChannel {
     fn track(&mut self, peer: &TrackedPeer) -> Result<()> {
         self.execute(
             "tracking a peer",
-            "INSERT INTO crdt_tracked_peers (site_id, version, tag, event, seen_s) VALUES (?1, ?2, ?3, ?4, ?5)
-             ON CONFLICT DO UPDATE
-             SET version = max(version, excluded.version), seen_s = max(seen_s, excluded.seen_s)",
-            params![peer.site_id, peer.version as i64, peer.tag as i64, peer.event, peer.seen_s as i64],
+            "INSERT INTO crdt_tracked_peers VALUES (?1, ?2, ?3, ?4)
+             ON CONFLICT DO UPDATE SET version = max(version, excluded.version)",
+            params![peer.site_id, peer.version as i64, peer.tag as i64, peer.event],
         )?;
+        if self.seen.is_news(peer) {
+            self.execute(
+                "noting when a peer was seen",
+                "INSERT INTO causeway_peers_seen VALUES (?1, ?2, ?3, ?4)
+                 ON CONFLICT DO UPDATE SET seen_s = max(seen_s, excluded.seen_s)",
+                params![peer.site_id, peer.tag as i64, peer.event, peer.seen_s as i64],
+            )?;
+        }
         Ok(())
     }
 
     fn forget_peers(&mut self, seen_s: u64, max: usize) -> Result<usize> {
-        self.execute(
-            "forgetting peers",
-            "DELETE FROM crdt_tracked_peers WHERE (site_id, tag, event) IN
-             (SELECT site_id, tag, event FROM crdt_tracked_peers WHERE seen_s < ?1 LIMIT ?2)",
-            [seen_s.min(i64::MAX as u64) as i64, max as i64],
-        )
+        self.seen.clear();
+        let limits = [seen_s.min(i64::MAX as u64) as i64, max as i64];
+        let old = "(site_id, tag, event) IN
+             (SELECT site_id, tag, event FROM causeway_peers_seen WHERE seen_s < ?1 ORDER BY 1, 2, 3 LIMIT ?2)";
+        self.execute("forgetting peers", &format!("DELETE FROM crdt_tracked_peers WHERE {old}"), limits)?;
+        self.execute("forgetting peers", &format!("DELETE FROM causeway_peers_seen WHERE {old}"), limits)
     }
 
     fn commit(&mut self, head: Head) -> Result<()> {
@@ -148,6 +163,7 @@ impl ChannelStore for SqliteChannel {
     fn rollback(&mut self) {
         // Some errors have rolled back already, and closing the handle does in any case.
         let _ = self.execute("rolling back", "ROLLBACK", []);
+        self.seen.clear();
     }
 }
 

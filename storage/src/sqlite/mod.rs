@@ -3,6 +3,7 @@
 mod channel;
 mod open;
 mod reader;
+mod seen;
 
 use std::fs;
 use std::path::{Path, PathBuf};

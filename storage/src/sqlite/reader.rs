@@ -51,7 +51,9 @@ impl ChannelReader for SqliteReader {
         let run = || {
             self.conn
                 .prepare_cached(
-                    "SELECT site_id, tag, event, version, seen_s FROM crdt_tracked_peers ORDER BY 1, 2, 3",
+                    "SELECT site_id, tag, event, version, coalesce(seen_s, 0)
+                     FROM crdt_tracked_peers LEFT JOIN causeway_peers_seen USING (site_id, tag, event)
+                     ORDER BY 1, 2, 3",
                 )?
                 .query_map([], |row| {
                     Ok(TrackedPeer {

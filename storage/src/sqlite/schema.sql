@@ -1,4 +1,4 @@
--- A Causeway channel: the guide's four tables, and a line about the file itself.
+-- A Causeway channel: the guide's four tables, when each peer was last seen, and a line about the file itself.
 -- Cells lie in the order in which they won, so that what a client missed is one range of the file.
 CREATE TABLE crdt_changes (
   "table"     TEXT    NOT NULL,
@@ -22,7 +22,14 @@ CREATE TABLE crdt_tracked_peers (
   version INTEGER NOT NULL,
   tag     INTEGER NOT NULL,
   event   INTEGER NOT NULL,      -- 0 received, 1 sent
-  seen_s  INTEGER NOT NULL,      -- when it was last seen, in Unix time
+  PRIMARY KEY (site_id, tag, event)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE causeway_peers_seen (
+  site_id TEXT    NOT NULL,
+  tag     INTEGER NOT NULL,
+  event   INTEGER NOT NULL,
+  seen_s  INTEGER NOT NULL,      -- in Unix time, up to an hour late
   PRIMARY KEY (site_id, tag, event)
 ) STRICT, WITHOUT ROWID;
 
