@@ -12,10 +12,13 @@
 //! | [`fanout`] | what a commit tells whom |
 //! | [`outbox`] | a connection's bounded out-queue and its cursor |
 //! | [`page`] | what a client missed, a bounded piece at a time |
+//! | [`admin`], [`backup`] | what an operator asks of a store; backup and restore |
 //! | [`config`], [`metrics`] | every setting; every count |
 //!
 //! Imports point down this list. Storage is a crate of its own, `causeway-storage`.
 
+pub mod admin;
+pub mod backup;
 pub mod channel;
 pub mod config;
 pub mod connection;

@@ -1,9 +1,13 @@
 //! The `causeway` command: arguments, allocator, wiring.
 
+mod tools;
+
 use std::fmt::Display;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use causeway::admin::control::Control;
+use causeway::backup::check_restored;
 use causeway::config::{Config, ENV_CONFIG, SETTINGS, flag};
 use causeway::server::Server;
 use causeway_storage::StoreOptions;
@@ -16,15 +20,19 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let arguments = command().get_matches();
-    let arguments = arguments.subcommand_matches("serve").unwrap_or(&arguments);
+    let (name, arguments) = arguments.subcommand().unwrap_or(("serve", &arguments));
     match load(arguments).map_err(|e| e.to_string()).and_then(|config| {
         if arguments.get_flag("print-config") {
             print!("{}", config.to_toml());
-            return Ok(());
+            return Ok(true);
         }
-        serve(config)
+        match name {
+            "serve" => serve(config).map(|()| true),
+            name => tools::run(name, arguments, &config),
+        }
     }) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err(e) => {
             eprintln!("causeway: {e}");
             ExitCode::FAILURE
@@ -61,6 +69,7 @@ fn command() -> Command {
         .after_help("Every setting is also read from the environment, as CAUSEWAY_… in upper case, and from --config.")
         .args_conflicts_with_subcommands(true)
         .subcommand(options(Command::new("serve").about("Run the relay; the same as no command at all")))
+        .subcommands(tools::commands(options))
 }
 
 fn load(arguments: &ArgMatches) -> Result<Config, causeway::config::ConfigError> {
@@ -104,7 +113,14 @@ async fn run(config: Config) -> Result<(), String> {
         durability: config.durability,
         cache_bytes: config.cache_bytes,
     };
+    check_restored(&config.data)?;
     let store = blocking(move || (backend.open)(&options)).await?;
+    let control = if backend.persistent {
+        let started = Control::start(&config.data, store.clone());
+        Some(started.map_err(|e| format!("cannot listen for commands in {}: {e}", config.data.display()))?)
+    } else {
+        None
+    };
     server.open(store.clone()).map_err(|e| format!("cannot start a thread: {e}"))?;
     println!("{}", banner(&config, address));
 
@@ -112,6 +128,7 @@ async fn run(config: Config) -> Result<(), String> {
     if !in_time {
         tracing::warn!("some connections did not end within drain_timeout");
     }
+    drop(control);
     let drain_timeout = Duration::from_millis(config.drain_timeout_ms);
     let closed = blocking(move || {
         if let Some(relay) = server.relay() {

@@ -8,6 +8,7 @@
 //! | [`store`] | the contract of a backend: [`ChangeStore`], [`ChannelStore`], [`ChannelReader`] |
 //! | [`mod@backend`], [`registry`] | what a backend says of itself; the backends by name |
 //! | [`sqlite`], [`sled`], [`memory`] | the backends |
+//! | [`mod@verify`], [`mod@copy`] | whether a channel is whole; a channel from one store into another |
 //! | [`conformance`] | the one suite that every backend passes |
 //! | [`names`], [`lock`], [`error`] | channel names as file names, the data directory's lock, errors |
 //!
@@ -15,6 +16,8 @@
 
 pub mod backend;
 pub mod change;
+pub mod copy;
+
 pub mod conformance;
 pub mod digest;
 pub mod error;
@@ -26,11 +29,14 @@ pub mod registry;
 pub mod sled;
 pub mod sqlite;
 pub mod store;
+pub mod verify;
 
 pub use backend::{Backend, Durability, StoreOptions};
 pub use change::{Change, Position, SENTINEL, Value};
+pub use copy::copy;
 pub use digest::Digest;
 pub use error::StoreError;
 pub use merge::{Clamp, Outcome, Update, merge};
 pub use registry::{BACKENDS, backend};
 pub use store::{Cell, ChangeStore, ChannelReader, ChannelStore, Head, OwnedCell, TrackedPeer};
+pub use verify::{Verified, verify};

@@ -19,7 +19,7 @@ use std::ops::ControlFlow;
 
 use crate::change::{OwnedValue, Position, Value};
 use crate::digest::Digest;
-use crate::error::Result;
+use crate::error::{Result, StoreError};
 
 /// All channels of one data directory. Called from any thread; every call may block on the disk.
 pub trait ChangeStore: Send + Sync {
@@ -33,14 +33,23 @@ pub trait ChangeStore: Send + Sync {
     /// A reader of a channel that exists.
     fn reader(&self, channel: &str) -> Result<Box<dyn ChannelReader>>;
 
-    /// The names of all channels, in no particular order.
-    fn channels(&self) -> Result<Vec<String>>;
+    /// All channels.
+    fn channels(&self) -> Result<Listing>;
 
     /// Removes a channel that is not open; `false` if there was none.
     fn remove(&self, channel: &str) -> Result<bool>;
 
     /// Makes everything durable that is not yet so, at any durability. Called once, last, with no channel open.
     fn close(&self) -> Result<()>;
+}
+
+/// The channels of a store.
+#[derive(Debug, Default)]
+pub struct Listing {
+    /// Their names, in no particular order.
+    pub names: Vec<String>,
+    /// What looks like a channel whose name cannot be read.
+    pub unreadable: Vec<StoreError>,
 }
 
 /// One channel, open for its one writer.

@@ -117,7 +117,7 @@ fn a_removal_that_a_crash_cut_short_is_ended_when_the_store_opens() {
     db.flush().expect("flushed");
     drop(db);
     let store = open(dir.path()).expect("opened");
-    assert_eq!(store.channels().expect("listed"), Vec::<String>::new());
+    assert_eq!(store.channels().expect("listed").names, Vec::<String>::new());
     store.close().expect("closed");
     drop(store);
     let left: Vec<_> = raw(dir.path()).iter().keys().map(|key| key.expect("read")).collect();

@@ -63,7 +63,7 @@ impl ChangeStore for Failing {
         self.inner.reader(channel)
     }
 
-    fn channels(&self) -> Result<Vec<String>> {
+    fn channels(&self) -> Result<causeway_storage::store::Listing> {
         self.inner.channels()
     }
 

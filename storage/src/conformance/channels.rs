@@ -12,7 +12,7 @@ use crate::store::{Head, RECEIVED, TrackedPeer};
 /// A channel begins at version 0, with the empty digest, no cells and no peers, and can be read at once.
 pub fn a_new_channel_is_empty(context: &Context) {
     let store = context.open();
-    assert_eq!(store.channels().expect("listed"), Vec::<String>::new());
+    assert_eq!(store.channels().expect("listed").names, Vec::<String>::new());
     let mut channel = store.open("new").expect("opened");
     assert_eq!(channel.head(), Head::default());
     assert_cells(&row(&mut *channel, "todos", "1"), &[]);
@@ -20,7 +20,7 @@ pub fn a_new_channel_is_empty(context: &Context) {
     assert_eq!(reader.head().expect("read"), Head::default());
     assert_eq!(reader.peers().expect("read"), []);
     assert_eq!(read_all(&mut *reader), (vec![], 0));
-    assert_eq!(store.channels().expect("listed"), ["new"]);
+    assert_eq!(store.channels().expect("listed").names, ["new"]);
 }
 
 /// A site id is 32 upper-case hex digits, another for each channel, and stays.
@@ -60,7 +60,7 @@ pub fn a_channel_that_is_not_there_cannot_be_read(context: &Context) {
     let store = context.open();
     let Err(error) = store.reader("nobody") else { panic!("a reader of a channel that is not there") };
     assert!(error.to_string().contains("\"nobody\""), "{error}");
-    assert_eq!(store.channels().expect("listed"), Vec::<String>::new());
+    assert_eq!(store.channels().expect("listed").names, Vec::<String>::new());
 }
 
 /// [`StoreError::BadName`] from every call that takes a name.
@@ -72,7 +72,7 @@ pub fn names_that_are_none_are_refused(context: &Context) {
         assert!(matches!(store.reader(name), Err(StoreError::BadName { .. })), "reader {name:?}");
         assert!(matches!(store.remove(name), Err(StoreError::BadName { .. })), "remove {name:?}");
     }
-    assert_eq!(store.channels().expect("listed"), Vec::<String>::new());
+    assert_eq!(store.channels().expect("listed").names, Vec::<String>::new());
 }
 
 /// Names that look like paths, differ in case only, or are as long as can be, have their own data and are listed as
@@ -129,7 +129,7 @@ pub fn every_name_has_a_channel_of_its_own(context: &Context) {
             assert_cells(&cells, &[expected]);
             assert_eq!(version, 1);
         }
-        let listed = store.channels().expect("listed");
+        let listed = store.channels().expect("listed").names;
         assert_eq!(listed.len(), names.len());
         let listed: BTreeSet<&str> = listed.iter().map(String::as_str).collect();
         assert_eq!(listed, BTreeSet::from(names));
@@ -150,7 +150,7 @@ pub fn many_channels_are_kept_apart(context: &Context) {
     }
     drop(open);
     let store = context.reopen(store);
-    assert_eq!(store.channels().expect("listed").len(), 200);
+    assert_eq!(store.channels().expect("listed").names.len(), 200);
     for n in 0..200 {
         let (cells, version) = read_all(&mut *store.reader(&format!("channel-{n}")).expect("readable"));
         assert_cells(&cells, &[stored("1", "n", Value::Integer(n), 2, 0)]);
@@ -179,13 +179,13 @@ pub fn writers_of_different_channels_do_not_meet(context: &Context) {
                         commit(&mut *channel, &cells);
                         assert_eq!(read_all(&mut *reader), (cells, version));
                     }
-                    assert!(store.channels().expect("listed").contains(&name));
+                    assert!(store.channels().expect("listed").names.contains(&name));
                 }
             });
         }
     });
     let store = context.reopen(store);
-    assert_eq!(store.channels().expect("listed").len(), 12);
+    assert_eq!(store.channels().expect("listed").names.len(), 12);
     for writer in 0..4 {
         let (cells, version) = read_all(&mut *store.reader(&format!("{writer}-2")).expect("readable"));
         assert_eq!(version, VERSIONS);
@@ -214,7 +214,10 @@ pub fn a_removed_channel_is_gone(context: &Context) {
     assert!(!store.remove("a").expect("asked"));
     assert!(store.reader("a").is_err());
     let store = context.reopen(store);
-    assert_eq!(BTreeSet::from_iter(store.channels().expect("listed")), ["aa", "b"].map(String::from).into());
+    assert_eq!(
+        BTreeSet::from_iter(store.channels().expect("listed").names),
+        ["aa", "b"].map(String::from).into()
+    );
     let mut anew = store.open("a").expect("opened");
     assert_ne!(anew.site_id(), ids[0]);
     assert_eq!(anew.head(), Head::default());
@@ -242,5 +245,5 @@ pub fn a_directory_has_one_store(context: &Context) {
         }
     }
     drop(store);
-    assert_eq!(context.open().channels().expect("listed"), ["a"]);
+    assert_eq!(context.open().channels().expect("listed").names, ["a"]);
 }

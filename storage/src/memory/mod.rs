@@ -13,7 +13,8 @@ use crate::change::Position;
 use crate::error::{Result, StoreError};
 use crate::names;
 use crate::store::{
-    Cell, CellVisitor, ChangeStore, ChannelReader, ChannelStore, Head, OwnedCell, TrackedPeer, new_site_id,
+    Cell, CellVisitor, ChangeStore, ChannelReader, ChannelStore, Head, Listing, OwnedCell, TrackedPeer,
+    new_site_id,
 };
 
 use state::State;
@@ -71,8 +72,8 @@ impl ChangeStore for MemoryStore {
         Ok(Box::new(MemoryReader { channel }))
     }
 
-    fn channels(&self) -> Result<Vec<String>> {
-        Ok(self.channels().keys().cloned().collect())
+    fn channels(&self) -> Result<Listing> {
+        Ok(Listing { names: self.channels().keys().cloned().collect(), ..Listing::default() })
     }
 
     fn remove(&self, channel: &str) -> Result<bool> {

@@ -18,7 +18,7 @@ use ::sled::Batch;
 use crate::backend::{Backend, StoreOptions};
 use crate::error::{Result, StoreError};
 use crate::names;
-use crate::store::{ChangeStore, ChannelReader, ChannelStore, Head, new_site_id};
+use crate::store::{ChangeStore, ChannelReader, ChannelStore, Head, Listing, new_site_id};
 
 use channel::SledChannel;
 use engine::{ENGINE, Engine, corrupt};
@@ -163,12 +163,19 @@ impl ChangeStore for SledStore {
         Ok(Box::new(SledReader::new(Arc::clone(&self.engine), shared, channel)))
     }
 
-    fn channels(&self) -> Result<Vec<String>> {
+    fn channels(&self) -> Result<Listing> {
         let name = |key: &[u8]| {
             let name = String::from_utf8(key[codec::NAMES.len()..].to_vec());
             name.map_err(|e| corrupt(&String::from_utf8_lossy(e.as_bytes()), "its name is not UTF-8"))
         };
-        self.engine.prefix("", codec::NAMES)?.map(|item| name(&item?.0)).collect()
+        let mut listing = Listing::default();
+        for item in self.engine.prefix("", codec::NAMES)? {
+            match name(&item?.0) {
+                Ok(name) => listing.names.push(name),
+                Err(e) => listing.unreadable.push(e),
+            }
+        }
+        Ok(listing)
     }
 
     fn remove(&self, channel: &str) -> Result<bool> {

@@ -13,7 +13,7 @@ use crate::backend::{Backend, StoreOptions};
 use crate::error::{Result, StoreError};
 use crate::lock::DirLock;
 use crate::names;
-use crate::store::{ChangeStore, ChannelReader, ChannelStore};
+use crate::store::{ChangeStore, ChannelReader, ChannelStore, Listing};
 
 use channel::SqliteChannel;
 use reader::SqliteReader;
@@ -61,20 +61,23 @@ impl ChangeStore for SqliteStore {
         Ok(Box::new(SqliteReader::open(&self.path(channel)?, channel, &self.options)?))
     }
 
-    fn channels(&self) -> Result<Vec<String>> {
-        let mut channels = Vec::new();
+    fn channels(&self) -> Result<Listing> {
+        let mut listing = Listing::default();
         for entry in fs::read_dir(&self.options.dir).map_err(|e| self.directory_error(e))? {
             let path = entry.map_err(|e| self.directory_error(e))?.path();
             let Some(stem) = path.file_name().and_then(|name| name.to_str()?.strip_suffix(".db")) else {
                 continue;
             };
             match names::of_file_stem(stem) {
-                Some(name) => channels.push(name),
+                Some(name) => listing.names.push(name),
                 // Its name is only in the file; while that is being made it is no channel yet.
-                None => channels.extend(open::channel_of(&path)?),
+                None => match open::channel_of(&path) {
+                    Ok(name) => listing.names.extend(name),
+                    Err(e) => listing.unreadable.push(e),
+                },
             }
         }
-        Ok(channels)
+        Ok(listing)
     }
 
     fn remove(&self, channel: &str) -> Result<bool> {
