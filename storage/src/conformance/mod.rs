@@ -9,11 +9,13 @@
 //! ```
 
 mod channels;
+mod copies;
 mod kit;
 mod paging;
 mod transactions;
 
 pub use channels::*;
+pub use copies::*;
 pub use kit::{Context, collect, read_all};
 pub use paging::*;
 pub use transactions::*;
@@ -52,6 +54,9 @@ macro_rules! conformance_tests {
             a_read_is_one_state_while_commits_pass
             readers_beside_a_writer_see_whole_versions
             a_follower_beside_a_writer_misses_nothing
+            // Copies
+            a_copy_is_the_same_channel
+            what_is_wrong_is_noticed
         }
     };
     (@tests $module:ident, $backend:expr, $in_dir:path, $($check:ident)*) => {
