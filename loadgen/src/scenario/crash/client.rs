@@ -202,13 +202,13 @@ fn member(who: usize, kind: Kind) -> Member {
 fn edits(rng: &mut Rng, replica: &Replica, keys: &Plan, rows: u64) -> Vec<Edit> {
     match rng.below(1_000) {
         0..200 => next_edits(rng, replica, keys, HOT_ROWS.min(rows), 1),
-        200..960 => next_edits(rng, replica, keys, SHARED_ROWS.min(rows), SMALL_CHANGES),
-        960..990 => {
+        200..970 => next_edits(rng, replica, keys, SHARED_ROWS.min(rows), SMALL_CHANGES),
+        970..993 => {
             let count = (BATCH_ROWS.start + rng.below(BATCH_ROWS.end - BATCH_ROWS.start)).min(rows);
             let start = rng.below(rows - count + 1);
             run_of_rows(rng, replica, keys, start..start + count, 0)
         }
-        990..996 => run_of_rows(rng, replica, keys, rows.saturating_sub(HEAVY_ROWS)..rows, HEAVY_BYTES),
+        993..997 => run_of_rows(rng, replica, keys, rows.saturating_sub(HEAVY_ROWS)..rows, HEAVY_BYTES),
         _ => run_of_rows(rng, replica, keys, 0..rows, 0),
     }
 }

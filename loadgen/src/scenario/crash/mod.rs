@@ -199,7 +199,7 @@ impl Harness {
     /// One round; the server that is up after it, if there is one.
     async fn round(&mut self, server: Server, round: &Round, number: u64) -> Result<Option<Server>, Failed> {
         let made_before = self.made.len();
-        self.load(server, round, number).await;
+        self.load(server, round, number).await?;
         if let Some(command) = &self.crash.between {
             offline::between(command, &self.launch, number)?;
         }
@@ -219,7 +219,7 @@ impl Harness {
     }
 
     /// Loads the server from all clients until it dies.
-    async fn load(&mut self, server: Server, round: &Round, number: u64) {
+    async fn load(&mut self, server: Server, round: &Round, number: u64) -> Result<(), Failed> {
         let (ending, is_ending) = watch::channel(false);
         let mut tasks = JoinSet::new();
         for mut client in self.clients.drain(..) {
@@ -237,10 +237,20 @@ impl Harness {
             true => self.tally.terminated += 1,
             false => self.tally.killed_loaded += 1,
         }
-        self.take_back(tasks.join_all().await);
+        let clients = self.outlived(tasks.join_all()).await?;
+        self.take_back(clients);
         let made = making.await.unwrap_or_default();
         self.tally.new_channels += made.len() as u64;
         self.made.extend(made);
+        Ok(())
+    }
+
+    /// The clients whose server is dead. Their connections break with it, but for a program that only starts the server.
+    async fn outlived<T>(&self, clients: impl Future<Output = T>) -> Result<T, Failed> {
+        let limit = 2 * self.run.drain_limit();
+        tokio::time::timeout(limit, clients).await.map_err(|_| {
+            "the server outlived the kill: --server must be its own program, or `exec` it".to_owned()
+        })
     }
 
     /// Kills the server, or asks it to end. It must have been alive, and end well if it was asked.
@@ -275,7 +285,7 @@ impl Harness {
                 tokio::time::sleep(after).await;
                 self.end(server, false, &ending).await;
                 self.tally.killed_recovering += 1;
-                let clients = clients.join_all().await;
+                let clients = self.outlived(clients.join_all()).await?;
                 self.take_back(clients.into_iter().map(|(client, _)| client).collect());
             }
         }

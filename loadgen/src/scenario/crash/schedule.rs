@@ -9,7 +9,7 @@ const LOAD_MS_MAX: u64 = 1_500;
 /// The same for the quarter of the rounds that are short: clients still connect and send their first updates.
 const SHORT_LOAD_MS_MAX: u64 = 150;
 /// A server is killed at most so long after it was spawned, in milliseconds, if it is to be killed while starting.
-const START_MS_MAX: u64 = 60;
+const START_MS_MAX: u64 = 20;
 /// A server is killed at most so long after its clients began to come back, in milliseconds.
 const RECOVERY_MS_MAX: u64 = 200;
 /// Further kills of a round, at most, before the server is let up.

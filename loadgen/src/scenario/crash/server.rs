@@ -40,7 +40,7 @@ impl Launch {
     pub(super) fn spawn(&self) -> Result<Server, Failed> {
         let log = File::options().create(true).append(true).open(&self.log);
         let log = log.map_err(|e| format!("{}: {e}", self.log.display()))?;
-        let mut child = Command::new(&self.program)
+        let child = Command::new(&self.program)
             .args(["serve", "--listen", "127.0.0.1:0", "--store", &self.store, "--data"])
             .arg(&self.data)
             .args(&self.arguments)
@@ -49,21 +49,26 @@ impl Launch {
             .stderr(log)
             .spawn()
             .map_err(|e| format!("{}: {e}", self.program.display()))?;
-        let stdout = BufReader::new(child.stdout.take().expect("it is piped"));
-        let (tell, url) = oneshot::channel();
-        // Read to its end, so that the server never waits for a reader.
-        std::thread::spawn(move || {
-            let mut tell = Some(tell);
-            for line in stdout.lines().map_while(Result::ok) {
-                if let Some(url) = url_in(&line)
-                    && let Some(tell) = tell.take()
-                {
-                    let _ = tell.send(url);
-                }
-            }
-        });
-        Ok(Server { child, url })
+        Ok(watch(child))
     }
+}
+
+/// Reads what the child prints.
+fn watch(mut child: Child) -> Server {
+    let stdout = BufReader::new(child.stdout.take().expect("it is piped"));
+    let (tell, url) = oneshot::channel();
+    // Read to its end, so that the server never waits for a reader.
+    std::thread::spawn(move || {
+        let mut tell = Some(tell);
+        for line in stdout.lines().map_while(Result::ok) {
+            if let Some(url) = url_in(&line)
+                && let Some(tell) = tell.take()
+            {
+                let _ = tell.send(url);
+            }
+        }
+    });
+    Server { child, url }
 }
 
 /// A started server, killed when it is dropped.
@@ -168,6 +173,32 @@ fn url_in(line: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A program that says where it listens, and then does this.
+    async fn started(then: &str) -> Server {
+        let mut child = Command::new("sh");
+        child.args(["-c", &format!("trap 'exit 3' TERM; echo ' ws://127.0.0.1:1/?channel=NAME'; {then}")]);
+        let mut server = watch(child.stdout(Stdio::piped()).spawn().expect("sh runs"));
+        assert_eq!(server.up(LIMIT).await.as_deref(), Ok("ws://127.0.0.1:1/"));
+        server
+    }
+
+    const LIMIT: Duration = Duration::from_secs(20);
+    const STAYS: &str = "while :; do sleep 0.01; done";
+
+    #[tokio::test]
+    async fn a_server_must_live_until_it_is_killed_and_end_well_when_it_is_asked() {
+        assert_eq!(started(STAYS).await.kill(), Ok(()));
+        let bad = started(STAYS).await.terminate(LIMIT).await;
+        assert!(bad.as_ref().is_err_and(|e| e.contains("not with exit code 0")), "{bad:?}");
+        let well = started(&format!("trap 'exit 0' TERM; {STAYS}")).await.terminate(LIMIT).await;
+        assert_eq!(well, Ok(()));
+        let mut gone = started("exit 5").await;
+        assert!(gone.ended(LIMIT).await.is_some());
+        assert!(gone.kill().is_err_and(|e| e.contains("ended by itself: exit status: 5")));
+        let deaf = started(&format!("trap '' TERM; {STAYS}")).await.terminate(Duration::ZERO).await;
+        assert!(deaf.as_ref().is_err_and(|e| e.contains("did not end within")), "{deaf:?}");
+    }
 
     #[test]
     fn the_banner_tells_the_address() {

@@ -219,7 +219,8 @@ impl Member {
             }
             (Some("ack"), Some(version)) => {
                 let fell = self.guard.saw(version);
-                if let Some(highest) = fell.filter(|_| received.is_none_or(|sent| sent >= self.sent_in_pull)) {
+                if let Some(highest) = fell.filter(|_| received.is_none_or(|sent| sent >= self.sent_in_pull))
+                {
                     fault(format!("version fell from {highest} to {version} (ack)"));
                 }
                 match self.answer(received) {
