@@ -82,6 +82,8 @@ pub(crate) struct Conn {
     fragments: Option<Vec<u8>>,
     outbox: Vec<u8>,
     written: usize,
+    /// Why nothing more can be written.
+    unwritable: Option<ConnError>,
     masks: Rng,
     /// Bytes read and written since the last [`Conn::take_bytes`].
     bytes_in: u64,
@@ -109,6 +111,7 @@ impl Conn {
             fragments: None,
             outbox: Vec::new(),
             written: 0,
+            unwritable: None,
             masks,
             bytes_in: 0,
             bytes_out: 0,
@@ -139,9 +142,12 @@ impl Conn {
         cx: &mut Context<'_>,
         on_text: &mut impl FnMut(&[u8]),
     ) -> Poll<Result<(), ConnError>> {
-        // A full socket must not stop us reading: the server may wait for just that.
-        if let Poll::Ready(Err(e)) = self.poll_flush(cx) {
-            return Poll::Ready(Err(e));
+        // A full socket must not stop us reading: the server may wait for just that. Nor may a broken one: what the
+        // server said before it died, its last acks, is still to be read.
+        if self.unwritable.is_none()
+            && let Poll::Ready(Err(e)) = self.poll_flush(cx)
+        {
+            self.unwritable = Some(e);
         }
         if self.inbox_need == 0 && !self.inbox.is_empty() {
             // What came with the answer to the upgrade.
@@ -153,7 +159,9 @@ impl Conn {
             match Pin::new(&mut self.stream).poll_read(cx, &mut buf) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Err(e)) => return Poll::Ready(Err(e.into())),
-                Poll::Ready(Ok(())) if buf.filled().is_empty() => return Poll::Ready(Err(ConnError::Ended)),
+                Poll::Ready(Ok(())) if buf.filled().is_empty() => {
+                    return Poll::Ready(Err(self.unwritable.take().unwrap_or(ConnError::Ended)));
+                }
                 Poll::Ready(Ok(())) => {}
             }
             self.bytes_in += buf.filled().len() as u64;

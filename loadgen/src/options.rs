@@ -78,6 +78,8 @@ pub(crate) enum Scenario {
     Idle(Idle),
     /// Everything at once: edits of shared rows, deletes, re-inserts, pulls, reconnecting followers
     Mixed(Mixed),
+    /// Starts a server, kills it under load over and over, and checks that nothing acked is lost
+    Crash(Crash),
 }
 
 /// When a closed-loop sender may send its next update.
@@ -202,6 +204,45 @@ pub(crate) struct Mixed {
     pub(crate) pull_ms: u64,
 }
 
+/// Options of `crash`.
+#[derive(Debug, Clone, Args, Serialize)]
+pub(crate) struct Crash {
+    /// The server's store
+    #[arg(long, default_value = "sqlite")]
+    pub(crate) store: String,
+    /// Times the server is killed under load
+    #[arg(long, default_value_t = 20)]
+    pub(crate) rounds: u64,
+    /// The server's program; by default `causeway` beside this program, else on the PATH
+    #[arg(long)]
+    pub(crate) server: Option<PathBuf>,
+    /// The data directory; by default a temporary one, which stays only if faults are found
+    #[arg(long)]
+    pub(crate) data: Option<PathBuf>,
+    /// The server's durability
+    #[arg(long, default_value = "full")]
+    pub(crate) durability: String,
+    /// A further argument for the server, such as --server-arg=--shards=2; may be given again
+    #[arg(long = "server-arg", allow_hyphen_values = true)]
+    pub(crate) server_args: Vec<String>,
+    /// A shell command to run after each kill under load, while no server runs; CRASH_DATA and CRASH_ROUND tell it
+    /// the data directory and the round, from 0
+    #[arg(long)]
+    pub(crate) between: Option<String>,
+    /// Channels
+    #[arg(long, default_value_t = 4)]
+    pub(crate) channels: usize,
+    /// Writers of each channel; three more clients hang up and resume, hang in a pull, and pull over and over
+    #[arg(long, default_value_t = 4)]
+    pub(crate) clients: usize,
+    /// Rows of a channel, which bound its size
+    #[arg(long, default_value_t = 6_000)]
+    pub(crate) rows: u64,
+    /// Unacked updates of each writer
+    #[arg(long, default_value_t = 4)]
+    pub(crate) in_flight: usize,
+}
+
 impl Options {
     /// Refuses what clap cannot see is senseless.
     pub(crate) fn validate(&self) -> Result<(), String> {
@@ -263,6 +304,13 @@ impl Options {
                 at_least_one("--pull-ms", mixed.pull_ms)?;
                 at_least_one("--in-flight", mixed.in_flight as u64)
             }
+            Scenario::Crash(crash) => {
+                at_least_one("--rounds", crash.rounds)?;
+                at_least_one("--channels", crash.channels as u64)?;
+                at_least_one("--clients", crash.clients as u64)?;
+                at_least_one("--rows", crash.rows)?;
+                at_least_one("--in-flight", crash.in_flight as u64)
+            }
         }
     }
 }
@@ -309,6 +357,7 @@ mod tests {
             "pull --pulls 3",
             "idle --connections 5000",
             "mixed --followers 0",
+            "crash --store sled --rounds 5 --server-arg --shards=2 --server-arg --log=debug",
         ] {
             assert_eq!(check(good), Ok(()), "{good}");
         }
@@ -333,6 +382,7 @@ mod tests {
             ("pull --pulls 0", "--pulls"),
             ("idle --channels 0", "--channels"),
             ("mixed --clients 0", "--clients"),
+            ("crash --rounds 0", "--rounds"),
             ("nothing", "nothing"),
         ] {
             let error = check(bad).expect_err(bad);

@@ -81,6 +81,14 @@ impl Replica {
         self.rows.values().map(|row| row.cells.len().max(1) as u64).sum()
     }
 
+    /// Whether this very cell is here.
+    pub(crate) fn has(&self, edit: &Edit) -> bool {
+        self.rows.get(&edit.pk).is_some_and(|row| {
+            row.cl == edit.cl
+                && row.cells.get(&edit.cid).is_some_and(|cell| *cell == (edit.col_version, edit.val.clone()))
+        })
+    }
+
     /// Merges one change.
     pub(crate) fn apply(&mut self, edit: &Edit) {
         let row = self.rows.entry(edit.pk.clone()).or_default();

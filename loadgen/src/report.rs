@@ -29,6 +29,8 @@ pub(crate) struct Report {
     generator: Generator,
     /// What else the scenario found, by name.
     facts: BTreeMap<&'static str, f64>,
+    /// What a reader of the report should know besides.
+    notes: Vec<String>,
     verification: Outcome,
 }
 
@@ -141,8 +143,13 @@ impl Report {
                 machine_full: cores_used_by_both > 0.95 * cores as f64,
             },
             facts,
+            notes: Vec::new(),
             verification: run.verdict.outcome(run.verifies()),
         }
+    }
+
+    pub(crate) fn note(&mut self, note: String) {
+        self.notes.push(note);
     }
 
     pub(crate) fn passed(&self) -> bool {
@@ -217,6 +224,9 @@ impl Report {
                 "  NOTE: generator and server fill the machine; compare work per server CPU second"
             )?;
         }
+        for note in &self.notes {
+            writeln!(out, "  NOTE: {note}")?;
+        }
         for (code, count) in &self.errors {
             writeln!(out, "  errors: {count} × {code}")?;
         }
@@ -238,6 +248,7 @@ impl Report {
             Scenario::Pull(_) => "pull",
             Scenario::Idle(_) => "idle",
             Scenario::Mixed(_) => "mixed",
+            Scenario::Crash(_) => "crash",
         }
     }
 }

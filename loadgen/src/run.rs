@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::io::IsTerminal;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -18,7 +18,8 @@ use crate::verdict::Verdict;
 /// What all tasks of a run share.
 #[derive(Debug)]
 pub(crate) struct Run {
-    pub(crate) target: Target,
+    /// Where the server listens now: one that is started anew may be somewhere else.
+    target: RwLock<Target>,
     pub(crate) common: Common,
     pub(crate) prefix: String,
     pub(crate) meter: Meter,
@@ -29,7 +30,7 @@ pub(crate) struct Run {
 
 impl Run {
     pub(crate) fn new(common: Common) -> Result<Arc<Self>, String> {
-        let target = Target::parse(&common.url)?;
+        let target = RwLock::new(Target::parse(&common.url)?);
         let server_before = match common.pid {
             Some(pid) => Some(process::sample(Some(pid)).map_err(|e| format!("--pid {pid}: {e}"))?),
             None => None,
@@ -55,10 +56,20 @@ impl Run {
         format!("{}-{number}", self.prefix)
     }
 
+    pub(crate) fn target(&self) -> Target {
+        self.target.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Connections go there from now on.
+    pub(crate) fn set_target(&self, url: &str) -> Result<(), String> {
+        *self.target.write().unwrap_or_else(PoisonError::into_inner) = Target::parse(url)?;
+        Ok(())
+    }
+
     /// Opens a connection, within the drain time.
     pub(crate) async fn connect(&self, channel: &str, with: ConnectWith) -> Result<Conn, ConnError> {
-        let limit = self.drain_limit();
-        tokio::time::timeout(limit, Conn::open(&self.target, channel, with))
+        let (limit, target) = (self.drain_limit(), self.target());
+        tokio::time::timeout(limit, Conn::open(&target, channel, with))
             .await
             .unwrap_or(Err(ConnError::Timeout(limit.as_secs())))
     }
@@ -97,7 +108,7 @@ impl Run {
 }
 
 /// Runs start clean without asking the server to forget: their channels' names differ.
-fn unique_prefix() -> String {
+pub(crate) fn unique_prefix() -> String {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     format!("load-{:x}-{:x}", now.as_millis(), std::process::id())
 }

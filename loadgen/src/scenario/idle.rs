@@ -103,7 +103,7 @@ async fn idle_on(
     permit: OwnedSemaphorePermit,
     greeted: &AtomicUsize,
 ) {
-    let source = source_of(run.target.address.ip(), number);
+    let source = source_of(run.target().address.ip(), number);
     let mut permit = Some(permit);
     let error = match run.connect(channel, ConnectWith { source, receive_buffer: None }).await {
         Ok(mut conn) => loop {

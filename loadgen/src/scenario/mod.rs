@@ -1,5 +1,6 @@
 //! The scenarios: each loads the server in one way, and verifies what it did.
 
+mod crash;
 mod fanout;
 mod idle;
 mod merge;
@@ -25,6 +26,7 @@ pub(crate) async fn run(run: Arc<Run>, scenario: &Scenario) -> Result<Report, Fa
         Scenario::Pull(pull) => pull::run(run, scenario, pull).await,
         Scenario::Idle(idle) => idle::run(run, scenario, idle).await,
         Scenario::Mixed(mixed) => mixed::run(run, scenario, mixed).await,
+        Scenario::Crash(crash) => crash::run(run, scenario, crash).await,
     }
 }
 

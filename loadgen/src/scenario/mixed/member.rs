@@ -1,4 +1,4 @@
-//! One connection of a mixed channel, with its own replica: it pulls, follows, and may write.
+//! One client of a mixed channel, with its own replica: it pulls, follows, and may write.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -16,11 +16,11 @@ use crate::verdict::VersionGuard;
 
 /// What a member knows, apart from its socket: it outlives reconnects.
 #[derive(Debug)]
-pub(super) struct Member {
-    pub(super) name: Arc<str>,
-    pub(super) who: usize,
-    pub(super) site: String,
-    pub(super) replica: Replica,
+pub(in crate::scenario) struct Member {
+    pub(in crate::scenario) name: Arc<str>,
+    pub(in crate::scenario) who: usize,
+    pub(in crate::scenario) site: String,
+    pub(in crate::scenario) replica: Replica,
     /// Everything up to this version has been applied: where a pull resumes.
     cursor: u64,
     /// The highest version this connection has shown.
@@ -29,13 +29,18 @@ pub(super) struct Member {
     /// The pull of this connection has been answered to its end.
     answered: bool,
     guard: VersionGuard,
+    /// Updates before this one were sent while a pull was being answered: the last page may hold more than they did, and
+    /// come before their acks.
+    sent_in_pull: u64,
     /// Updates without an answer: their number, when they were sent, what they hold.
     pending: VecDeque<(u64, u64, Vec<Edit>)>,
     next_update: u64,
+    /// Every change that came, as it came, if they are kept.
+    rows: Option<Vec<Value>>,
 }
 
 impl Member {
-    pub(super) fn new(name: impl Into<Arc<str>>, who: usize) -> Self {
+    pub(in crate::scenario) fn new(name: impl Into<Arc<str>>, who: usize) -> Self {
         Self {
             name: name.into(),
             who,
@@ -46,18 +51,59 @@ impl Member {
             greeted: false,
             answered: false,
             guard: VersionGuard::default(),
+            sent_in_pull: 0,
             pending: VecDeque::new(),
             next_update: 1,
+            rows: None,
         }
     }
 
-    pub(super) fn unacked(&self) -> usize {
+    /// The same, but keeps every change that comes, as it comes.
+    pub(in crate::scenario) fn keeping_rows(name: impl Into<Arc<str>>, who: usize) -> Self {
+        Self { rows: Some(Vec::new()), ..Self::new(name, who) }
+    }
+
+    /// What came, where it is kept.
+    pub(in crate::scenario) fn rows(&self) -> &[Value] {
+        self.rows.as_deref().unwrap_or_default()
+    }
+
+    /// The highest version that this connection has shown.
+    pub(in crate::scenario) fn last(&self) -> u64 {
+        self.last
+    }
+
+    /// Whether the pull of this connection has been answered to its end.
+    pub(in crate::scenario) fn is_answered(&self) -> bool {
+        self.answered
+    }
+
+    pub(in crate::scenario) fn unacked(&self) -> usize {
         self.pending.len()
     }
 
+    /// The updates without an answer, oldest first.
+    pub(in crate::scenario) fn unacked_updates(&self) -> Vec<Vec<Edit>> {
+        self.pending.iter().map(|(.., edits)| edits.clone()).collect()
+    }
+
     /// Connects and asks for everything above the cursor, once greeted.
-    pub(super) async fn connect(&mut self, run: &Run, channel: &Channel) -> Result<Conn, ConnError> {
-        let mut conn = run.connect(&channel.name, ConnectWith::default()).await?;
+    pub(in crate::scenario) async fn connect(
+        &mut self,
+        run: &Run,
+        channel: &Channel,
+    ) -> Result<Conn, ConnError> {
+        self.connect_with(run, channel, ConnectWith::default()).await
+    }
+
+    /// The same on a socket made to order.
+    pub(in crate::scenario) async fn connect_with(
+        &mut self,
+        run: &Run,
+        channel: &Channel,
+        with: ConnectWith,
+    ) -> Result<Conn, ConnError> {
+        let mut conn = run.connect(&channel.name, with).await?;
         (self.greeted, self.answered) = (false, false);
         let deadline = Instant::now() + run.drain_limit();
         while !self.greeted {
@@ -71,7 +117,7 @@ impl Member {
     }
 
     /// Reads until the pull is answered to its end.
-    pub(super) async fn sync(
+    pub(in crate::scenario) async fn sync(
         &mut self,
         run: &Run,
         channel: &Channel,
@@ -84,7 +130,7 @@ impl Member {
     }
 
     /// One turn of the socket, at most until the deadline, which is an error.
-    pub(super) async fn turn(
+    pub(in crate::scenario) async fn turn(
         &mut self,
         run: &Run,
         channel: &Channel,
@@ -97,7 +143,7 @@ impl Member {
     }
 
     /// Reads on until all that was acked in the channel is here, or the deadline.
-    pub(super) async fn converge(
+    pub(in crate::scenario) async fn converge(
         &mut self,
         run: &Run,
         channel: &Channel,
@@ -119,10 +165,26 @@ impl Member {
     }
 
     /// Applies the edits here and queues them for the server: local first.
-    pub(super) fn write(&mut self, run: &Run, channel: &Channel, conn: &mut Conn, edits: Vec<Edit>) {
+    pub(in crate::scenario) fn write(
+        &mut self,
+        run: &Run,
+        channel: &Channel,
+        conn: &mut Conn,
+        edits: Vec<Edit>,
+    ) {
         let version = self.next_update;
         self.next_update += 1;
         edits.iter().for_each(|edit| self.replica.apply(edit));
+        self.queue(channel, conn, version, &edits);
+        self.pending.push_back((version, run.meter.now_ns(), edits));
+    }
+
+    /// Queues again what has no answer: an earlier connection may have taken it with it.
+    pub(in crate::scenario) fn resend(&self, channel: &Channel, conn: &mut Conn) {
+        self.pending.iter().for_each(|(version, _, edits)| self.queue(channel, conn, *version, edits));
+    }
+
+    fn queue(&self, channel: &Channel, conn: &mut Conn, version: u64, edits: &[Edit]) {
         let wire: Vec<Value> = edits
             .iter()
             .enumerate()
@@ -132,7 +194,6 @@ impl Member {
             "type": "update", "siteId": self.site, "version": version, "channel": channel.name, "changes": wire,
         });
         conn.queue_text(update.to_string().as_bytes());
-        self.pending.push_back((version, run.meter.now_ns(), edits));
     }
 
     fn take(&mut self, text: &[u8], run: &Run, channel: &Channel) {
@@ -144,13 +205,22 @@ impl Member {
         };
         let version = message["version"].as_u64();
         let received = message["received"].as_u64();
+        channel.saw(version.unwrap_or(0));
         match (message["type"].as_str(), version) {
             (Some("connected"), Some(version)) => {
+                if version < self.last {
+                    fault(format!("version fell from {} to {version} over a reconnect", self.last));
+                }
+                if let Some(known) = channel.other_site(message["siteId"].as_str().unwrap_or_default()) {
+                    fault(format!("the channel was site {known}, now it is {}", message["siteId"]));
+                }
                 self.guard = VersionGuard::start(version);
                 (self.greeted, self.last) = (true, version);
             }
             (Some("ack"), Some(version)) => {
-                if let Some(highest) = self.guard.saw(version) {
+                let fell = self.guard.saw(version);
+                if let Some(highest) = fell.filter(|_| received.is_none_or(|sent| sent >= self.sent_in_pull))
+                {
                     fault(format!("version fell from {highest} to {version} (ack)"));
                 }
                 match self.answer(received) {
@@ -169,6 +239,9 @@ impl Member {
                     fault(format!("version fell from {highest} to {version}"));
                 }
                 let changes = message["changes"].as_array().map(Vec::as_slice).unwrap_or_default();
+                if let Some(rows) = &mut self.rows {
+                    rows.extend_from_slice(changes);
+                }
                 for change in changes {
                     match Edit::from_wire(change, &channel.table) {
                         Some(edit) => self.replica.apply(&edit),
@@ -205,6 +278,7 @@ impl Member {
         if is_answer {
             self.answered = true;
             self.guard.answered();
+            self.sent_in_pull = self.next_update;
         }
         self.last = self.last.max(version);
     }
@@ -218,7 +292,7 @@ impl Member {
     }
 
     /// Compares with all that was acked; to be called when nothing is on its way any more.
-    pub(super) fn verify(&self, run: &Run, channel: &Arc<Channel>) {
+    pub(in crate::scenario) fn verify(&self, run: &Run, channel: &Channel) {
         let acked = channel.acked();
         run.verdict.checked(acked.len());
         let found = self.replica.differences(&acked);

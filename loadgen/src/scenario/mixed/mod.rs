@@ -3,41 +3,80 @@
 //! Each member has a replica by the merge rule. In the end every replica, and a pull from the beginning, must be exactly
 //! the merge of all that was acked.
 
+mod edits;
 mod member;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use self::member::Member;
+pub(super) use self::edits::{edit_row, next_edits};
+pub(super) use self::member::Member;
 use super::Failed;
 use crate::conn::ConnError;
 use crate::meter::{Count, Latency};
 use crate::options::{Mixed, Scenario};
-use crate::replica::{Edit, Replica, SENTINEL};
+use crate::plan::Plan;
+use crate::replica::Replica;
 use crate::report::Report;
 use crate::rng::Rng;
 use crate::run::{Run, measure};
 
 /// What the members of a channel share.
 #[derive(Debug)]
-struct Channel {
-    name: String,
-    table: String,
+pub(super) struct Channel {
+    pub(super) name: String,
+    pub(super) table: String,
     /// The merge of everything acked to any writer, and of what was there before.
     acked: Mutex<Replica>,
     /// Writers that still write or wait for acks.
-    writers_left: AtomicUsize,
-    keys: Arc<crate::plan::Plan>,
+    pub(super) writers_left: AtomicUsize,
+    pub(super) keys: Arc<Plan>,
+    /// The channel's site id, as the first greeting gave it.
+    site: OnceLock<String>,
+    /// The highest version in any message to any member.
+    seen: AtomicU64,
 }
 
 impl Channel {
-    fn acked(&self) -> MutexGuard<'_, Replica> {
+    pub(super) fn new(run: &Run, keys: Arc<Plan>, writers: usize) -> Self {
+        Self {
+            name: keys.channel.clone(),
+            table: run.common.table.clone(),
+            acked: Mutex::default(),
+            writers_left: AtomicUsize::new(writers),
+            keys,
+            site: OnceLock::new(),
+            seen: AtomicU64::new(0),
+        }
+    }
+
+    pub(super) fn acked(&self) -> MutexGuard<'_, Replica> {
         self.acked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether anyone was greeted here.
+    pub(super) fn is_greeted(&self) -> bool {
+        self.site.get().is_some()
+    }
+
+    /// The channel's site id, if it has been greeted with another than this.
+    fn other_site(&self, site: &str) -> Option<&str> {
+        let known = self.site.get_or_init(|| site.to_owned());
+        (known != site).then_some(known)
+    }
+
+    fn saw(&self, version: u64) {
+        self.seen.fetch_max(version, Ordering::Relaxed);
+    }
+
+    /// The highest version that any member was shown.
+    pub(super) fn seen(&self) -> u64 {
+        self.seen.load(Ordering::Relaxed)
     }
 }
 
@@ -46,13 +85,7 @@ pub(super) async fn run(run: Arc<Run>, scenario: &Scenario, mixed: &Mixed) -> Re
     let mut tasks = JoinSet::new();
     let mut who = 0;
     for number in 0..mixed.channels {
-        let channel = Arc::new(Channel {
-            name: run.channel(number),
-            table: run.common.table.clone(),
-            acked: Mutex::default(),
-            writers_left: AtomicUsize::new(mixed.clients),
-            keys: run.plan(number),
-        });
+        let channel = Arc::new(Channel::new(&run, run.plan(number), mixed.clients));
         // What an earlier run left counts as acked.
         read_all(&run, &channel, who).await.map_err(|e| format!("{}: {e}", channel.name)).map(|found| {
             *channel.acked() = found;
@@ -111,7 +144,7 @@ async fn write(
         member.sync(run, channel, &mut conn).await?;
         while !is_over(run) || member.unacked() > 0 {
             while !is_over(run) && member.unacked() < mixed.in_flight {
-                let edits = next_edits(&mut rng, &member.replica, channel, mixed);
+                let edits = next_edits(&mut rng, &member.replica, &channel.keys, mixed.rows, mixed.changes);
                 member.write(run, channel, &mut conn, edits);
             }
             member.turn(run, channel, &mut conn, Instant::now() + run.drain_limit()).await?;
@@ -201,47 +234,4 @@ async fn read_all(run: &Run, channel: &Channel, who: usize) -> Result<Replica, C
     let mut conn = member.connect(run, channel).await?;
     member.sync(run, channel, &mut conn).await?;
     Ok(member.replica)
-}
-
-/// A few edits of rows picked at random, as a client that sees `replica` would make them.
-fn next_edits(rng: &mut Rng, replica: &Replica, channel: &Channel, mixed: &Mixed) -> Vec<Edit> {
-    let wanted = 1 + rng.below(mixed.changes as u64) as usize;
-    let mut edits = Vec::new();
-    let mut touched = Vec::new();
-    for _ in 0..wanted {
-        let row = rng.below(mixed.rows);
-        // Each row once an update: the edits are made from one state of the replica.
-        if touched.contains(&row) {
-            continue;
-        }
-        touched.push(row);
-        edit_row(rng, replica, &channel.keys.pk(row), channel.keys.columns, &mut edits);
-    }
-    edits
-}
-
-fn edit_row(rng: &mut Rng, replica: &Replica, pk: &str, columns: u32, edits: &mut Vec<Edit>) {
-    let mut push = |cid: String, val: Option<String>, col_version, cl| {
-        edits.push(Edit { pk: pk.to_owned(), cid, val, col_version, cl });
-    };
-    let value = |rng: &mut Rng| Some(format!("v{:016x}", rng.next()));
-    let row = replica.row(pk);
-    let cl = row.map_or(0, |row| row.cl);
-    match (row, rng.below(100)) {
-        (Some(row), dice) if cl % 2 == 1 && dice >= 15 => {
-            let cid = format!("c{}", rng.below(u64::from(columns)));
-            let col_version = row.cells.get(&cid).map_or(0, |(col_version, _)| *col_version) + 1;
-            push(cid, value(rng), col_version, cl);
-        }
-        (Some(_), _) if cl % 2 == 1 => push(SENTINEL.into(), None, cl + 1, cl + 1),
-        (_, dice) => {
-            // A re-insert says so by its sentinel, or leaves it to its cells' causal length.
-            if cl > 0 && dice < 80 {
-                push(SENTINEL.into(), None, cl + 1, cl + 1);
-            }
-            for column in 0..columns {
-                push(format!("c{column}"), value(rng), 1, cl + 1);
-            }
-        }
-    }
 }

@@ -1,0 +1,178 @@
+//! What can be seen of a channel from outside after a kill, before any writer is back.
+
+use std::collections::HashSet;
+
+use serde_json::Value;
+
+use super::super::mixed::{Channel, Member};
+use crate::conn::ConnError;
+use crate::replica::{Edit, Replica, SENTINEL};
+use crate::run::Run;
+
+/// What an audit counted. Faults go to the run's verdict.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct Audited {
+    /// Cells and deletes that were acked and are neither there nor beaten.
+    pub(super) lost: u64,
+    /// Updates that had no answer, and how many of them are there.
+    pub(super) unacked: u64,
+    pub(super) survived: u64,
+}
+
+/// Pulls the channel twice from 0, and compares with what was acked. `unacked` are the updates without an answer, by
+/// client: each may be there, whole, or not, but none before which one of the same client is missing.
+pub(super) async fn audit(
+    run: &Run,
+    channel: &Channel,
+    who: usize,
+    unacked: &[Vec<Vec<Edit>>],
+) -> Result<Audited, ConnError> {
+    let seen = channel.seen();
+    let first = pull(run, channel, who).await?;
+    let second = pull(run, channel, who).await?;
+    let acked = channel.acked().clone();
+    run.verdict.checked(acked.len());
+    let report = |found: Vec<String>| {
+        run.verdict.faults(found.len() as u64, || {
+            found.iter().map(|what| format!("{} after the kill: {what}", channel.name)).collect()
+        });
+    };
+    if first.last() < seen {
+        report(vec![format!("the version fell: a client was shown {seen}, now it is {}", first.last())]);
+    }
+    if first.rows() != second.rows() {
+        report(vec!["two pulls from 0 differ".into()]);
+    }
+    report(row_faults(first.rows(), first.last()));
+    let lost = first.replica.behind(&acked);
+    let mut audited = Audited { lost: lost.len() as u64, ..Audited::default() };
+    report(lost);
+    let mut expected = acked.clone();
+    for updates in unacked {
+        let survivors = survivors(&first.replica, &acked, updates);
+        audited.unacked += updates.len() as u64;
+        audited.survived += survivors.iter().filter(|survivor| survivor.proven).count() as u64;
+        report(out_of_order(&survivors));
+        let whole = updates.iter().zip(&survivors).filter(|(_, survivor)| survivor.whole);
+        whole.flat_map(|(update, _)| update).for_each(|edit| expected.apply(edit));
+    }
+    // Half an update is not whole: what there is of it is more than expected.
+    let more = expected.behind(&first.replica);
+    report(more.into_iter().map(|what| format!("more is there than was sent whole, which {what}")).collect());
+    Ok(audited)
+}
+
+/// Pulls the channel from 0, checks the rows and that they are all that was acked.
+pub(super) async fn final_pull(run: &Run, channel: &Channel, who: usize) -> Result<(), ConnError> {
+    let pulled = pull(run, channel, who).await?;
+    let found = row_faults(pulled.rows(), pulled.last());
+    run.verdict.faults(found.len() as u64, || {
+        found.iter().map(|what| format!("{} at the round's end: {what}", channel.name)).collect()
+    });
+    pulled.verify(run, channel);
+    Ok(())
+}
+
+async fn pull(run: &Run, channel: &Channel, who: usize) -> Result<Member, ConnError> {
+    let mut member = Member::keeping_rows("a pull from 0", who);
+    let mut conn = member.connect(run, channel).await?;
+    member.sync(run, channel, &mut conn).await?;
+    Ok(member)
+}
+
+/// What is wrong with the rows of a pull that reached version `tail`: cells twice, positions out of order, or above it.
+fn row_faults(rows: &[Value], tail: u64) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut cells = HashSet::new();
+    let mut last = None;
+    for row in rows {
+        if !cells.insert((row[0].as_str(), row[1].as_str(), row[2].as_str())) {
+            found.push(format!("a cell came twice: {row}"));
+        }
+        let at = (row[5].as_u64(), row[8].as_u64());
+        if last >= Some(at) {
+            found.push(format!("positions do not rise: {row} after {last:?}"));
+        }
+        last = Some(at);
+        if at.0 > Some(tail) {
+            found.push(format!("a row above version {tail}: {row}"));
+        }
+    }
+    found
+}
+
+/// What became of an update without an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Survivor {
+    /// All of it is there, or beaten.
+    whole: bool,
+    /// A cell of it is there that nobody else wrote.
+    proven: bool,
+}
+
+fn survivors(found: &Replica, acked: &Replica, updates: &[Vec<Edit>]) -> Vec<Survivor> {
+    let judge = |update: &Vec<Edit>| {
+        let mut wanted = Replica::default();
+        update.iter().for_each(|edit| wanted.apply(edit));
+        // Values are random: no two writers write the same.
+        let is_new = |edit: &&Edit| edit.cid != SENTINEL && found.has(edit) && !acked.has(edit);
+        Survivor { whole: found.behind(&wanted).is_empty(), proven: update.iter().any(|edit| is_new(&edit)) }
+    };
+    updates.iter().map(judge).collect()
+}
+
+/// A client's updates are merged in its order.
+fn out_of_order(survivors: &[Survivor]) -> Vec<String> {
+    let missing = survivors.iter().position(|survivor| !survivor.whole);
+    let last = survivors.iter().rposition(|survivor| survivor.proven);
+    match (missing, last) {
+        (Some(missing), Some(last)) if missing < last => {
+            vec![format!("of a client's unacked updates number {last} is there, but not number {missing}")]
+        }
+        _ => Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn rows_twice_out_of_order_or_above_the_tail_are_found() {
+        let row = |pk: &str, version: u64, seq: u64| json!(["t", pk, "c", "v", 1, version, "S", 1, seq]);
+        let good = [row("a", 1, 0), row("b", 1, 1), row("c", 3, 0)];
+        assert_eq!(row_faults(&good, 3), Vec::<String>::new());
+        assert_eq!(row_faults(&good, 2).len(), 1);
+        assert_eq!(row_faults(&[row("a", 1, 0), row("a", 2, 0)], 3).len(), 1);
+        assert_eq!(row_faults(&[row("a", 1, 1), row("b", 1, 1)], 3).len(), 1);
+        assert_eq!(row_faults(&[row("a", 2, 0), row("b", 1, 1)], 3).len(), 1);
+    }
+
+    fn edit(pk: &str, val: &str) -> Edit {
+        Edit { pk: pk.into(), cid: "c".into(), val: Some(val.into()), col_version: 1, cl: 1 }
+    }
+
+    fn replica(edits: &[Edit]) -> Replica {
+        let mut replica = Replica::default();
+        edits.iter().for_each(|edit| replica.apply(edit));
+        replica
+    }
+
+    #[test]
+    fn half_an_update_is_not_whole_and_a_gap_is_out_of_order() {
+        let updates = vec![vec![edit("a", "1"), edit("b", "2")], vec![edit("c", "3")]];
+        let of = |edits: &[Edit]| survivors(&replica(edits), &Replica::default(), &updates);
+        let all = of(&[edit("a", "1"), edit("b", "2"), edit("c", "3")]);
+        assert_eq!(all, [Survivor { whole: true, proven: true }; 2]);
+        assert!(out_of_order(&all).is_empty());
+        let half = of(&[edit("a", "1")]);
+        assert_eq!(half[0], Survivor { whole: false, proven: true });
+        assert!(out_of_order(&half).is_empty(), "it is named as more than was sent whole");
+        assert_eq!(out_of_order(&of(&[edit("c", "3")])).len(), 1);
+        // Beaten by another's: whole, but nothing proves that it was ever there.
+        let beaten = of(&[edit("a", "8"), edit("b", "9")]);
+        assert_eq!(beaten[0], Survivor { whole: true, proven: false });
+    }
+}

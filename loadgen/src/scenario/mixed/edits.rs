@@ -1,0 +1,62 @@
+//! What the writers of a mixed channel do to its rows.
+
+use crate::plan::Plan;
+use crate::replica::{Edit, Replica, SENTINEL};
+use crate::rng::Rng;
+
+/// Edits of up to `most` of the first `rows` rows, picked at random, as a client that sees `replica` would make them.
+pub(in crate::scenario) fn next_edits(
+    rng: &mut Rng,
+    replica: &Replica,
+    keys: &Plan,
+    rows: u64,
+    most: usize,
+) -> Vec<Edit> {
+    let wanted = 1 + rng.below(most as u64) as usize;
+    let mut edits = Vec::new();
+    let mut touched = Vec::new();
+    for _ in 0..wanted {
+        let row = rng.below(rows);
+        // Each row once an update: the edits are made from one state of the replica.
+        if touched.contains(&row) {
+            continue;
+        }
+        touched.push(row);
+        edit_row(rng, replica, &keys.pk(row), keys.columns, 0, &mut edits);
+    }
+    edits
+}
+
+/// Edits a row as it is due: a cell of it, its delete, or its insert. Values are padded by `padding` bytes.
+pub(in crate::scenario) fn edit_row(
+    rng: &mut Rng,
+    replica: &Replica,
+    pk: &str,
+    columns: u32,
+    padding: usize,
+    edits: &mut Vec<Edit>,
+) {
+    let mut push = |cid: String, val: Option<String>, col_version, cl| {
+        edits.push(Edit { pk: pk.to_owned(), cid, val, col_version, cl });
+    };
+    let value = |rng: &mut Rng| Some(format!("v{:016x}{}", rng.next(), "x".repeat(padding)));
+    let row = replica.row(pk);
+    let cl = row.map_or(0, |row| row.cl);
+    match (row, rng.below(100)) {
+        (Some(row), dice) if cl % 2 == 1 && dice >= 15 => {
+            let cid = format!("c{}", rng.below(u64::from(columns)));
+            let col_version = row.cells.get(&cid).map_or(0, |(col_version, _)| *col_version) + 1;
+            push(cid, value(rng), col_version, cl);
+        }
+        (Some(_), _) if cl % 2 == 1 => push(SENTINEL.into(), None, cl + 1, cl + 1),
+        (_, dice) => {
+            // A re-insert says so by its sentinel, or leaves it to its cells' causal length.
+            if cl > 0 && dice < 80 {
+                push(SENTINEL.into(), None, cl + 1, cl + 1);
+            }
+            for column in 0..columns {
+                push(format!("c{column}"), value(rng), 1, cl + 1);
+            }
+        }
+    }
+}

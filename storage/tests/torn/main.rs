@@ -1,0 +1,6 @@
+//! Torn files: whatever is missing at the end of a store's log, or damaged in it, a channel comes back as it was after
+//! one of its commits, and goes on from there, or says that it cannot. It is never a mixture.
+
+mod history;
+mod sled_log;
+mod sqlite_wal;
