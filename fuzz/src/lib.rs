@@ -7,6 +7,7 @@ pub mod decode;
 pub mod frames;
 pub mod merge;
 pub mod naive;
+pub mod tokens;
 
 use causeway::protocol;
 
