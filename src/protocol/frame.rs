@@ -134,7 +134,7 @@ impl FrameCollector {
             self.start = 0;
         }
         // The start of a frame behind a large one must not hold on to the large one's memory.
-        if self.buffer.len() < self.buffer.capacity() / 8 {
+        if self.buffer.len() <= self.buffer.capacity() / 8 {
             self.buffer.shrink_to(2 * self.buffer.len());
         }
         if self.collecting.is_none() {

@@ -339,6 +339,21 @@ fn at_rest_it_holds_only_what_it_needs() {
 }
 
 #[test]
+fn between_messages_it_holds_nothing_however_they_came() {
+    let ping = client_frame(0x89, [1; 4], b"");
+    let two = [&client_frame(0x81, [1; 4], &[b'a'; 40])[..], &ping].concat();
+    for cut in 0..=two.len() {
+        let mut frames = FrameCollector::new(MAX);
+        for piece in [&two[..cut], &two[cut..]] {
+            frames.buffer().extend_from_slice(piece);
+            while frames.next_event().unwrap().is_some() {}
+            frames.rest();
+        }
+        assert_eq!((frames.buffer.capacity(), frames.message.capacity()), (0, 0), "cut at {cut}");
+    }
+}
+
+#[test]
 fn a_message_has_room_for_the_decoder() {
     let padding = crate::protocol::decode::PADDING_BYTES;
     let (events, _) = all_events(&client_frame(0x81, [1; 4], b"abc"));

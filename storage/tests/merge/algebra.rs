@@ -75,24 +75,7 @@ fn outcomes_and_cells_are_the_models(store: &Store) {
             prop_assert_eq!(channel.content(), model.content());
         }
         let found = channel.cells();
-        for ((table, pk, cid), expected) in model.cells() {
-            let same = |cell: &&_| {
-                let causeway_storage::OwnedCell { table: t, pk: p, cid: c, .. } = *cell;
-                (t, p, c) == (&table, &pk, &cid)
-            };
-            let cell = found.iter().find(same).expect("contents are equal");
-            prop_assert_eq!(&cell.site_id, &expected.site_id);
-            prop_assert_eq!(cell.at.version, expected.version);
-            match expected.at {
-                Some(at) => prop_assert_eq!(cell.at, at),
-                None => prop_assert!(
-                    model
-                        .cells()
-                        .filter_map(|(_, c)| c.at)
-                        .all(|at| at.version != cell.at.version || at < cell.at)
-                ),
-            }
-        }
+        model.assert_stored(&found);
         // The writer looks the same rows up that readers page.
         for (table, pk) in [("t", "1"), ("t", "2"), ("u", "1")] {
             let mut row = channel.row(table, pk);

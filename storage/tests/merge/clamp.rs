@@ -88,7 +88,7 @@ fn refusals_are_the_models(store: &Store) {
         for group in groups {
             let expected: Vec<_> = group
                 .iter()
-                .map(|update| refusal(&model, update).unwrap_or_else(|| model.update(update)))
+                .map(|update| model.refusal(update, &TIGHT).unwrap_or_else(|| model.update(update)))
                 .collect();
             prop_assert_eq!(channel.merge(&group, &TIGHT), expected);
             prop_assert_eq!(channel.content(), model.content());
@@ -98,20 +98,4 @@ fn refusals_are_the_models(store: &Store) {
     if let Err(failure) = run {
         panic!("{failure}");
     }
-}
-
-fn refusal(model: &Model, update: &[OwnedChange]) -> Option<Outcome> {
-    (0..).zip(update).find_map(|(index, change)| {
-        let (row_cl, col_version) = model.clocks(change);
-        let max_cl = row_cl + TIGHT.max_cl_jump;
-        let max_col_version = col_version + TIGHT.max_col_version_jump;
-        if change.cl > max_cl {
-            return Some(Outcome::Refused { index, field: "cl", max: max_cl });
-        }
-        (change.cid != SENTINEL && change.col_version > max_col_version).then_some(Outcome::Refused {
-            index,
-            field: "col_version",
-            max: max_col_version,
-        })
-    })
 }

@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 use causeway_storage::change::OwnedValue;
-use causeway_storage::{Outcome, Position, SENTINEL};
+use causeway_storage::{Clamp, Outcome, OwnedCell, Position, SENTINEL};
 
 use crate::support::{Content, OwnedChange};
 
@@ -50,8 +50,51 @@ impl Model {
         self.cells().map(|(key, cell)| (key, (cell.val.clone(), cell.col_version, cell.cl))).collect()
     }
 
+    /// Asserts that these are the model's cells, in the model's places and with its sites: winners stand at `seq` 0, 1,
+    /// 2 … of their version, and a sentinel that nobody sent stands behind them.
+    pub(crate) fn assert_stored(&self, found: &[OwnedCell]) {
+        let key = |cell: &OwnedCell| (cell.table.clone(), cell.pk.clone(), cell.cid.clone());
+        let by_key: BTreeMap<_, _> = found.iter().map(|cell| (key(cell), cell)).collect();
+        assert_eq!(by_key.len(), found.len(), "a cell is stored once");
+        assert_eq!(by_key.len(), self.cells().count());
+        for (key, expected) in self.cells() {
+            let cell = by_key.get(&key).unwrap_or_else(|| panic!("{key:?} is not stored"));
+            let content = (&cell.val, cell.col_version, cell.cl, &cell.site_id);
+            assert_eq!(
+                content,
+                (&expected.val, expected.col_version, expected.cl, &expected.site_id),
+                "{key:?}"
+            );
+            assert_eq!(cell.at.version, expected.version, "{key:?}");
+            match expected.at {
+                Some(at) => assert_eq!(cell.at, at, "{key:?}"),
+                None => {
+                    let mut sent = self.cells().filter_map(|(_, cell)| cell.at);
+                    assert!(sent.all(|at| at.version != cell.at.version || at < cell.at), "{key:?}");
+                }
+            }
+        }
+    }
+
+    /// What an update is refused with, if a clock of it is further ahead than `clamp` lets it.
+    pub(crate) fn refusal(&self, changes: &[OwnedChange], clamp: &Clamp) -> Option<Outcome> {
+        (0..).zip(changes).find_map(|(index, change)| {
+            let (row_cl, col_version) = self.clocks(change);
+            let max_cl = row_cl.saturating_add(clamp.max_cl_jump);
+            let max_col_version = col_version.saturating_add(clamp.max_col_version_jump);
+            if change.cl > max_cl {
+                return Some(Outcome::Refused { index, field: "cl", max: max_cl });
+            }
+            (change.cid != SENTINEL && change.col_version > max_col_version).then_some(Outcome::Refused {
+                index,
+                field: "col_version",
+                max: max_col_version,
+            })
+        })
+    }
+
     /// The row's causal length and the cell's `col_version`, each 0 where there is none.
-    pub(crate) fn clocks(&self, change: &OwnedChange) -> (u64, u64) {
+    fn clocks(&self, change: &OwnedChange) -> (u64, u64) {
         let Some(row) = self.rows.get(&(change.table.clone(), change.pk.clone())) else { return (0, 0) };
         (row_cl(row), row.get(&change.cid).map_or(0, |cell| cell.col_version))
     }

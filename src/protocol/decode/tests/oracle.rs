@@ -5,8 +5,27 @@ use std::collections::BTreeMap;
 use causeway_storage::Value;
 use serde_json::value::RawValue;
 
-use crate::protocol::decode::{DecodeRules, MAX_INTEGER, MAX_NESTING};
-use crate::protocol::{Code, Incoming, IncomingUpdate};
+use crate::protocol::decode::{self, DecodeRules, MAX_INTEGER, MAX_NESTING};
+use crate::protocol::{Code, Incoming, IncomingUpdate, Refusal};
+
+/// Asserts that both decoders say the same of a message; gives what the one under test says.
+pub(super) fn compare(bytes: &[u8], rules: DecodeRules<'_>) -> Result<Incoming, Refusal> {
+    let shown = String::from_utf8_lossy(bytes);
+    match (decode::decode(&mut bytes.to_vec(), rules), decode(bytes, rules)) {
+        (Ok(taken), Ok(expected)) => {
+            assert_eq!(message_of(&taken), expected, "{shown}");
+            Ok(taken)
+        }
+        (Err(refusal), Err(expected)) => {
+            assert_eq!(refusal.code, expected.code, "{refusal}: {shown}");
+            assert_eq!(refusal.received, expected.received, "{refusal}: {shown}");
+            let named = expected.places.iter().any(|place| refusal.message.starts_with(place));
+            assert!(named, "{refusal} is about none of {:?}: {shown}", expected.places);
+            Err(refusal)
+        }
+        (taken, expected) => panic!("{taken:?}, but should be {expected:?}: {shown}"),
+    }
+}
 
 /// JSON with what `serde_json::Value` does not keep: -0.0 beside 0, and whether a key stood twice.
 #[derive(Clone, Debug, PartialEq)]
@@ -233,7 +252,7 @@ pub(super) fn message_of(incoming: &Incoming) -> Message {
 }
 
 /// What an update will be merged as.
-fn nines_of(update: &IncomingUpdate) -> Vec<Nine> {
+pub(super) fn nines_of(update: &IncomingUpdate) -> Vec<Nine> {
     let val = |val: Value<'_>| match val {
         Value::Null => Val::Null,
         Value::Integer(i) => Val::Integer(i),
