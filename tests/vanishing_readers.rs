@@ -12,7 +12,7 @@ mod load;
 #[path = "vanishing_readers/reader.rs"]
 mod reader;
 
-use common::{Client, Numbers, PATIENCE, Server, cell, pull};
+use common::{Client, Event, Numbers, PATIENCE, Server, cell, pull};
 use load::{Load, pulled, under_load};
 use reader::{Reader, Visit};
 use std::thread;
@@ -23,6 +23,8 @@ on_every_store!(
     readers_that_vanish_at_random_miss_nothing_behind_the_default_limits,
     who_stops_reading_is_dropped_and_comes_back,
     who_reads_byte_by_byte_is_kept,
+    who_takes_long_to_read_is_not_taken_for_silent,
+    memory_stays_bounded_behind_readers_that_stop,
     who_hangs_up_anywhere_in_a_pull_resumes,
     pulls_that_nobody_waits_for_are_not_read,
 );
@@ -303,6 +305,81 @@ fn who_reads_byte_by_byte_is_kept(store: &str) {
     assert_nothing_missed(&server, std::slice::from_mut(&mut reader), tail);
 }
 
+/// While the server waits for it to take more it sends no pings, so that none is unanswered.
+fn who_takes_long_to_read_is_not_taken_for_silent(store: &str) {
+    const UPDATES: u64 = 20;
+    let settings =
+        [("ping-interval-ms", "100"), ("pong-timeout-ms", "1000"), ("slow-client-timeout-ms", "20000")];
+    let server = Server::with(store, &settings);
+    let mut writer = server.connect("list");
+    let mut reader = Reader::new("slow");
+    let mut visit = reader.pull(Client::connect_narrow(server.addr, "list", SEGMENT_BYTES));
+    visit.read_up_to(0);
+    for n in 1..=UPDATES {
+        writer.update(n, &[cell(&format!("k{n}"), "c", "v".repeat(50_000), 1)]);
+    }
+    // Longer than pong_timeout; the writer answers its pings meanwhile.
+    assert!(matches!(writer.event(Duration::from_millis(2500)), Event::Nothing));
+    visit.read_up_to(UPDATES);
+    for n in UPDATES + 1..UPDATES + 4 {
+        assert_eq!(visit.read(Duration::from_millis(300)), Some(false), "nothing comes, and no end");
+        writer.update(n, &[cell("more", "c", n, n)]);
+        visit.read_up_to(n);
+    }
+}
+
+/// Far more is written than may be held for those who do not read it.
+fn memory_stays_bounded_behind_readers_that_stop(store: &str) {
+    const STOPPED: u64 = 4;
+    const OUTBOX_BYTES: u64 = 1 << 20;
+    const PAGE_BYTES: u64 = 512 << 10;
+    const VALUE_BYTES: usize = 300_000;
+    const UPDATES: u64 = 280;
+    // The outbox; what the writer has taken of it, which ends with a whole update; a page, and the next one.
+    const EACH: u64 = OUTBOX_BYTES + (256 << 10) + VALUE_BYTES as u64 + 2 * PAGE_BYTES;
+    // The store's cache, reading and merging, and what the allocator keeps.
+    const FIXED: u64 = 40 << 20;
+    let settings = [
+        ("outbox-max-bytes", OUTBOX_BYTES.to_string()),
+        ("page-max-bytes", PAGE_BYTES.to_string()),
+        ("slow-client-timeout-ms", "120000".to_owned()),
+    ];
+    let settings: Vec<_> = settings.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let server = Server::with(store, &settings);
+    let mut writer = server.connect("list");
+    let value = "v".repeat(VALUE_BYTES);
+    // The same few cells again and again: the data stays small.
+    let mut write = |n| writer.update(n, &[cell(&format!("k{}", n % 4), "c", value.clone(), n)]);
+    (1..=10).for_each(|n| drop(write(n)));
+    let before = server.peak_memory_bytes();
+    let mut readers: Vec<_> = (0..STOPPED).map(|n| Reader::new(format!("reader {n}"))).collect();
+    let mut visits: Vec<_> = readers
+        .iter_mut()
+        .map(|reader| {
+            let mut visit = reader.pull(Client::connect_narrow(server.addr, "list", SEGMENT_BYTES));
+            visit.read_up_to(10);
+            visit
+        })
+        .collect();
+    for n in 11..=UPDATES {
+        write(n);
+        if n % 50 == 0 {
+            let waiting = server.metric("outbox_bytes");
+            assert!(waiting <= STOPPED * EACH, "{waiting} bytes wait in the outboxes");
+        }
+    }
+    if let (Some(before), Some(peak)) = (before, server.peak_memory_bytes()) {
+        let (growth, bound) = (peak - before, STOPPED * EACH + FIXED);
+        eprintln!("memory grew by {} KiB, at most {} KiB may be", growth >> 10, bound >> 10);
+        assert!(growth <= bound, "memory grew by {growth} bytes, at most {bound} may be");
+    }
+    // On the same connections: they were slow, and not gone.
+    visits.iter_mut().for_each(|visit| visit.read_up_to(UPDATES));
+    let expected = pulled(&server);
+    drop(visits);
+    readers.iter().for_each(|reader| reader.assert_holds(&expected));
+}
+
 /// Hangs up after every few bytes of an answer, in any way, and resumes.
 fn who_hangs_up_anywhere_in_a_pull_resumes(store: &str) {
     let server = Server::with(store, &SMALL[..3]);
@@ -385,14 +462,21 @@ fn pulls_that_nobody_waits_for_are_not_read(store: &str) {
         let sent: Vec<_> = (0..ROWS / 4).map(|i| cell(&format!("k{n}-{i}"), "c", "v", 1)).collect();
         writer.update(n, &sent);
     }
-    for _ in 0..GONE {
-        let mut client = server.connect("list");
-        client.send_json(&pull(0));
-        client.reset();
+    let gone: Vec<_> = (0..GONE)
+        .map(|_| {
+            let mut client = server.connect("list");
+            client.send_json(&pull(0));
+            client
+        })
+        .collect();
+    let deadline = Instant::now() + PATIENCE;
+    while messages(&server, "received", "pull") < GONE {
+        assert!(Instant::now() < deadline, "the pulls do not arrive");
     }
+    gone.into_iter().for_each(Client::reset);
     // Behind them all.
     assert_eq!(writer.pull_rows(0).len() as u64, ROWS);
-    let pages = page_reads(&server);
+    let pages = messages(&server, "sent", "page");
     assert!(pages < GONE / 2, "{pages} pages were read for {GONE} who had gone");
 
     // Who closes in good order could still be reading, so that these are answered.
@@ -403,9 +487,9 @@ fn pulls_that_nobody_waits_for_are_not_read(store: &str) {
     wait_for_connections(&server, 1);
 }
 
-fn page_reads(server: &Server) -> u64 {
+/// The messages of a type that were received, or sent.
+fn messages(server: &Server, way: &str, kind: &str) -> u64 {
+    let sample = format!("causeway_messages_{way}_total{{type=\"{kind}\"}} ");
     let text = server.http_get("/metrics").text();
-    let line =
-        text.lines().find_map(|line| line.strip_prefix("causeway_messages_sent_total{type=\"page\"} "));
-    line.unwrap().parse().unwrap()
+    text.lines().find_map(|line| line.strip_prefix(&sample)).unwrap().parse().unwrap()
 }
