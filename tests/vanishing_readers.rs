@@ -165,8 +165,10 @@ fn trickle(visit: &mut Visit<'_>, time: Duration) -> Option<()> {
     let (start, mut read) = (Instant::now(), 0);
     while start.elapsed() < time {
         while read < start.elapsed().as_millis() * BYTES_PER_SECOND / 1000 {
-            visit.client.read_bytes(1, Duration::from_millis(5))?;
-            read += 1;
+            match visit.client.read_bytes(1, Duration::from_millis(5))? {
+                0 => break,
+                _ => read += 1,
+            }
         }
         thread::sleep(Duration::from_millis(5));
     }

@@ -66,8 +66,11 @@ pub(crate) fn under_load<T>(server: &Server, load: &Load, readers: impl FnOnce(&
             let _stop = Stop(progress);
             readers(progress)
         };
-        let tail = writers.into_iter().map(|writer| writer.join().unwrap()).max().unwrap();
+        let ended: Vec<_> = writers.into_iter().map(|writer| writer.join()).collect();
+        // Also when a writer has failed: else the honest follower would wait for more.
+        let tail = ended.iter().map(|tail| *tail.as_ref().unwrap_or(&progress.received())).max().unwrap();
         progress.tail.store(tail, SeqCst);
+        assert!(ended.iter().all(Result::is_ok), "a writer has failed");
         watching.join().unwrap();
         (given, following.join().unwrap(), tail)
     });
