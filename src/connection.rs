@@ -93,7 +93,7 @@ async fn linger(read: &mut (impl AsyncRead + Unpin), timeout: Duration) {
         tokio::time::timeout(timeout, async { while matches!(read.read(&mut rest).await, Ok(1..)) {} }).await;
 }
 
-/// When the client was last heard of.
+/// When the client last gave a sign of life: sent something, or took what it had been slow to take.
 struct LastHeard {
     start: Instant,
     after_ms: AtomicU64,
@@ -292,13 +292,13 @@ async fn write_loop(
             read_page(relay, member, start);
         }
         if !taken.slabs.is_empty() {
-            relay.metrics.sent_bytes(write_all(io, &taken.slabs, slow).await?);
+            relay.metrics.sent_bytes(write_all(io, &taken.slabs, slow, heard).await?);
             member.outbox.sent(taken.version);
         }
         if let Some((code, reason)) = taken.close {
             let mut bytes = Vec::new();
             frame::write_close(code, reason, &mut bytes);
-            write_all(io, &[bytes.into()], slow).await?;
+            write_all(io, &[bytes.into()], slow, heard).await?;
             io.shutdown().await?;
             return Ok(());
         }
@@ -325,8 +325,10 @@ fn read_page(relay: &Arc<Relay>, member: &Member, start: PageStart) {
     let limits =
         PageLimits { max_bytes: relay.config.page_max_bytes, max_changes: relay.config.page_max_changes };
     let (relay, channel) = (relay.clone(), member.channel.clone());
-    let (outbox, encoder) = (member.outbox.clone(), member.encoder.clone());
+    let (outbox, encoder) = (Arc::downgrade(&member.outbox), member.encoder.clone());
     tokio::task::spawn_blocking(move || {
+        // Those who have gone meanwhile leave no read behind for others to wait for.
+        let Some(outbox) = outbox.upgrade() else { return };
         let expected = ExpectedPage { outbox: &outbox };
         match relay.readers.read(&channel, start, limits) {
             Ok((page, end)) => {
@@ -361,6 +363,7 @@ async fn write_all(
     io: &mut (impl AsyncWrite + Unpin),
     slabs: &[Bytes],
     slow: Duration,
+    heard: &LastHeard,
 ) -> Result<usize, WriteError> {
     let mut written = 0;
     let total = slabs.iter().map(Bytes::len).sum();
@@ -374,7 +377,10 @@ async fn write_all(
             Some(result) => result,
             None => {
                 let later = std::future::poll_fn(|cx| poll_write(io, cx, slabs, written));
-                tokio::time::timeout(slow, later).await.map_err(|_| WriteError::Slow)?
+                let result = tokio::time::timeout(slow, later).await.map_err(|_| WriteError::Slow)?;
+                // It takes what it is sent, and no ping has been sent meanwhile.
+                heard.now();
+                result
             }
         };
         match result? {

@@ -24,6 +24,9 @@ const BACKLOG: u32 = 4096;
 /// What hyper may buffer of a request's head, in bytes. It is given back at the upgrade.
 const MAX_HEAD_BYTES: usize = 16 * 1024;
 
+/// What the system may keep for a client beside what is on the network, in bytes. It takes more when half has left.
+const MAX_UNSENT_BYTES: u32 = 32 * 1024;
+
 /// How long to wait after the system has refused a connection for want of something.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -107,6 +110,7 @@ impl Server {
     async fn serve(self: Arc<Self>, stream: TcpStream, permit: Arc<OwnedSemaphorePermit>) {
         // Frames are put together here, not in the system.
         let _ = stream.set_nodelay(true);
+        bound_unsent(&stream);
         let routes = self.routes.clone();
         let service = service_fn(move |request| routes::answer(routes.clone(), request, permit.clone()));
         let served = http1::Builder::new()
@@ -121,6 +125,18 @@ impl Server {
             tracing::debug!("a connection ended before its handshake: {e}");
         }
     }
+}
+
+/// Keeps what waits for a client here, where it is bounded and its slowness is seen. The system else takes megabytes, and
+/// says that a client has taken something only when a third of them have left: `slow_client_timeout` would end the
+/// connection of one who reads slowly.
+fn bound_unsent(stream: &TcpStream) {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    if let Err(e) = socket2::SockRef::from(stream).set_tcp_notsent_lowat(MAX_UNSENT_BYTES) {
+        tracing::debug!("the system does not bound what is unsent: {e}");
+    }
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    let _ = (stream, MAX_UNSENT_BYTES);
 }
 
 fn resolve(listen: &str) -> io::Result<SocketAddr> {

@@ -6,53 +6,14 @@
 #[macro_use]
 mod common;
 
-use common::{SITE, Server, changes, number, pull, sentinel, update, version};
+use common::{Numbers, Replica, SITE, Server, changes, pull, sentinel, update, version};
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
 use std::thread;
 
 on_every_store!(clients_that_apply_what_they_are_told_agree_with_the_server);
 
 const WRITERS: u64 = 3;
 const UPDATES: u64 = 120;
-
-/// A client's copy: what it was told, later over earlier.
-#[derive(Default, Clone)]
-struct Copy {
-    rows: BTreeMap<String, Row>,
-}
-
-#[derive(Default, Clone, PartialEq, Debug)]
-struct Row {
-    cl: u64,
-    /// Value, `col_version` and `cl` by column.
-    cells: BTreeMap<String, (Value, u64, u64)>,
-}
-
-impl Copy {
-    /// The server decided already, so each change replaces what is there. A new life ends all cells of an older one.
-    fn apply(&mut self, change: &Value) {
-        let row = self.rows.entry(change[1].as_str().unwrap().to_owned()).or_default();
-        let (cid, cl) = (change[2].as_str().unwrap(), number(change, 7));
-        if cl > row.cl {
-            row.cl = cl;
-            row.cells.retain(|_, (_, _, life)| *life >= cl);
-        }
-        if cid != "-1" {
-            row.cells.insert(cid.to_owned(), (change[3].clone(), number(change, 4), cl));
-        }
-    }
-}
-
-/// Numbers that look random, the same in every run.
-struct Numbers(u64);
-
-impl Numbers {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % limit
-    }
-}
 
 /// A change to one of a few rows, so that many lose and rows die and come back.
 fn any_change(numbers: &mut Numbers) -> Value {
@@ -68,8 +29,8 @@ fn any_change(numbers: &mut Numbers) -> Value {
 }
 
 /// Follows the channel up to `last`, from the start, and leaves `leaves` times on the way.
-fn follow(server: &Server, last: impl Fn() -> Option<u64>, leaves: u64) -> Copy {
-    let mut copy = Copy::default();
+fn follow(server: &Server, last: impl Fn() -> Option<u64>, leaves: u64) -> Replica {
+    let mut copy = Replica::default();
     let mut cursor = 0;
     let mut numbers = Numbers(leaves);
     for round in 0.. {
@@ -141,7 +102,7 @@ fn clients_that_apply_what_they_are_told_agree_with_the_server(store: &str) {
         (followers.into_iter().map(|follower| follower.join().unwrap()).collect::<Vec<_>>(), tail)
     });
 
-    let mut pulled = Copy::default();
+    let mut pulled = Replica::default();
     let mut client = server.connect("list");
     assert_eq!(client.connected_version(), tail);
     client.pull_rows(0).iter().for_each(|row| pulled.apply(row));

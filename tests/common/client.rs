@@ -4,6 +4,7 @@ use super::frame::{CLOSE, Frame, PING, PONG, TEXT, frame};
 use super::http::{Response, encode, upgrade_request};
 use super::{PATIENCE, changes, pull, update, version};
 use serde_json::Value;
+use socket2::{Domain, SockRef, Socket, Type};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
@@ -17,6 +18,9 @@ pub enum Event {
     /// Nothing in the given time.
     Nothing,
 }
+
+/// What a narrow connection's system takes in before the client reads, in bytes; the system may double it.
+const NARROW_BUFFER_BYTES: usize = 4096;
 
 /// One connection to a channel, after its `connected`.
 pub struct Client {
@@ -46,7 +50,22 @@ impl Client {
     /// The same, with bytes that follow the handshake in the same write.
     #[track_caller]
     pub fn connect_with(addr: SocketAddr, target: &str, early: &[u8]) -> Self {
-        let mut stream = TcpStream::connect(addr).unwrap();
+        Self::over(TcpStream::connect(addr).unwrap(), target, early)
+    }
+
+    /// A connection whose client's system takes in little before it is read. The size of its segments, in bytes, says how
+    /// much the server's system takes: tens of kilobytes if they are small, megabytes if they are loopback's.
+    #[track_caller]
+    pub fn connect_narrow(addr: SocketAddr, channel: &str, segment_bytes: u32) -> Self {
+        let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None).unwrap();
+        socket.set_recv_buffer_size(NARROW_BUFFER_BYTES).unwrap();
+        socket.set_tcp_mss(segment_bytes).unwrap();
+        socket.connect(&addr.into()).unwrap();
+        Self::over(socket.into(), &format!("/?channel={}", encode(channel)), &[])
+    }
+
+    #[track_caller]
+    fn over(mut stream: TcpStream, target: &str, early: &[u8]) -> Self {
         stream.set_nodelay(true).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
         stream.write_all(&[upgrade_request(target).as_bytes(), early].concat()).unwrap();
@@ -99,6 +118,27 @@ impl Client {
     /// Ends the client's direction of the connection.
     pub fn half_close(&self) {
         self.stream.shutdown(Shutdown::Write).unwrap();
+    }
+
+    /// Gives the connection up with a reset; what is under way is lost.
+    pub fn reset(self) {
+        SockRef::from(&self.stream).set_linger(Some(Duration::ZERO)).unwrap();
+    }
+
+    /// Reads at most `most` bytes with one call, which count for the next frame; 0 if none come in the given time,
+    /// `None` at the end of the connection.
+    pub fn read_bytes(&mut self, most: usize, patience: Duration) -> Option<usize> {
+        self.stream.set_read_timeout(Some(patience)).unwrap();
+        let mut chunk = vec![0; most];
+        match self.stream.read(&mut chunk) {
+            Ok(0) => None,
+            Ok(n) => {
+                self.buffer.extend(&chunk[..n]);
+                Some(n)
+            }
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => Some(0),
+            Err(_) => None,
+        }
     }
 
     /// The next frame or end. Server pings are answered on the way and not returned.

@@ -8,6 +8,7 @@
 mod client;
 mod frame;
 mod http;
+mod replica;
 mod server;
 
 use serde_json::{Value, json};
@@ -18,6 +19,7 @@ pub use frame::{
     BINARY, CLOSE, CONTINUATION, Frame, Length, PING, PONG, TEXT, close_frame, fragment, frame, wire,
 };
 pub use http::{HANDSHAKE_HEADERS, Response, encode, exchange, upgrade_request};
+pub use replica::{Numbers, Replica, Row};
 pub use server::{Finished, Server, run};
 
 /// How long a test waits for what must come. Nothing is asserted about being quicker.

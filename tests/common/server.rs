@@ -3,6 +3,7 @@
 use super::PATIENCE;
 use super::client::Client;
 use super::http::{Response, exchange};
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
@@ -88,6 +89,36 @@ impl Server {
     /// Any request, which must be answered.
     pub fn http(&self, request: &str) -> Response {
         exchange(self.tcp(), request.as_bytes()).unwrap_or_else(|| panic!("no answer to {request:?}"))
+    }
+
+    /// All metrics of one moment without their prefix, those that differ in labels only summed up.
+    pub fn metrics(&self) -> BTreeMap<String, u64> {
+        let mut metrics = BTreeMap::new();
+        for line in self.http_get("/metrics").text().lines() {
+            if let Some((sample, value)) =
+                line.strip_prefix("causeway_").and_then(|line| line.rsplit_once(' '))
+            {
+                let name = sample.split_once('{').map_or(sample, |(name, _)| name);
+                *metrics.entry(name.to_owned()).or_default() += value.parse::<f64>().unwrap() as u64;
+            }
+        }
+        metrics
+    }
+
+    /// One of [`Server::metrics`].
+    #[track_caller]
+    pub fn metric(&self, name: &str) -> u64 {
+        *self.metrics().get(name).unwrap_or_else(|| panic!("no metric {name}"))
+    }
+
+    /// Waits until a metric is what it should be.
+    #[track_caller]
+    pub fn wait_for_metric(&self, name: &str, expected: u64) {
+        let deadline = Instant::now() + PATIENCE;
+        while self.metric(name) != expected {
+            assert!(Instant::now() < deadline, "{name} is {}, not {expected}", self.metric(name));
+            thread::sleep(Duration::from_millis(20));
+        }
     }
 
     /// Sends a signal by its short name.
