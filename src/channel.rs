@@ -1,11 +1,11 @@
 //! A shard's state for one channel: its store, its version, its followers.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use causeway_storage::{
     Change, ChangeStore, ChannelStore, Clamp, Outcome, StoreError, Update as StoreUpdate, merge,
 };
+use tokio::time::Instant;
 
 use crate::fanout::{Fanout, Pending};
 use crate::metrics::Metrics;

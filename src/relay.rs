@@ -12,6 +12,7 @@ use crate::outbox::{Outbox, OutboxLimits};
 use crate::page::Readers;
 use crate::protocol::encode::Encoder;
 use crate::shard::{Job, Shard, Shards};
+use crate::work::Work;
 
 /// More connections than any machine has.
 const MEMBERS_MAX: u32 = u32::MAX >> 4;
@@ -26,6 +27,8 @@ pub struct Relay {
     pub shards: Shards,
     /// The handles that pages are read with.
     pub readers: Readers,
+    /// Where they are read.
+    pub work: Work,
     draining: watch::Sender<bool>,
     /// A permit for each member: when all are back, nobody is connected.
     members: Arc<Semaphore>,
@@ -52,10 +55,12 @@ impl Relay {
         config: Config,
         store: Arc<dyn ChangeStore>,
         metrics: Arc<Metrics>,
+        work: Work,
     ) -> std::io::Result<Self> {
         Ok(Relay {
-            shards: Shards::start(&config, &store, &metrics)?,
+            shards: Shards::start(&config, &store, &metrics, &work)?,
             readers: Readers::new(store, config.page_readers),
+            work,
             metrics,
             config,
             draining: watch::Sender::new(false),
