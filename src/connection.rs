@@ -138,8 +138,7 @@ impl<'c, R: AsyncRead + Unpin> Reader<'c, R> {
         self.frames.buffer().extend_from_slice(&received);
         // It may be a small part of the handshake's buffer.
         drop(received);
-        let mut draining = self.relay.draining();
-        let mut drained = pin!(async { drop(draining.wait_for(|draining| *draining).await) });
+        let mut draining = pin!(self.relay.draining.wait(self.member.outbox.id()));
         loop {
             let end = self.take_all().await;
             self.member.shard.send_all(&mut self.jobs);
@@ -150,7 +149,7 @@ impl<'c, R: AsyncRead + Unpin> Reader<'c, R> {
             self.member.outbox.wait_drained().await;
             tokio::select! {
                 biased;
-                () = &mut drained => return Ok(End::with(close::GOING_AWAY, "the server is going away")),
+                () = &mut draining => return Ok(End::with(close::GOING_AWAY, "the server is going away")),
                 read = fill(self.io, &mut self.frames) => if read? == 0 {
                     // The client may still read: what it sent is acked, what it pulled is sent.
                     return Ok(End { code: close::NORMAL, reason: "", after_pages: true });

@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | [`server`] | listens, drains, and ties everything below together |
 //! | [`routes`] | HTTP on the same port: the upgrade, health, metrics |
-//! | [`relay`] | what all connections share |
+//! | [`relay`], [`draining`] | what all connections share; the beginning of its end |
 //! | [`connection`] | one socket: reads, decodes, hands over; writes what its outbox holds |
 //! | [`protocol`] | frames and messages, decoded and encoded; knows nothing of the rest |
 //! | [`queue`], [`shard`] | the threads that own the channels and commit for them |
@@ -20,6 +20,7 @@
 pub mod channel;
 pub mod config;
 pub mod connection;
+pub mod draining;
 pub mod fanout;
 pub mod metrics;
 pub mod outbox;

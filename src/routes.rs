@@ -39,7 +39,7 @@ pub async fn answer<S: Stream>(
     let upgrade = fastwebsockets::upgrade::is_upgrade_request(&request);
     Ok(match request.uri().path() {
         "/" | "/sync" | "/ws" if upgrade => match relay {
-            Some(relay) if !relay.is_draining() => connect::<S>(relay, request, hold).await,
+            Some(relay) if !relay.draining.has_begun() => connect::<S>(relay, request, hold).await,
             Some(_) => problem(StatusCode::SERVICE_UNAVAILABLE, "shutting_down", "the server is going away"),
             None => problem(StatusCode::SERVICE_UNAVAILABLE, "storage", "the server is starting"),
         },
@@ -48,7 +48,7 @@ pub async fn answer<S: Stream>(
         }
         "/healthz" => text(StatusCode::OK, "ok\n"),
         "/readyz" => match relay {
-            Some(relay) if !relay.is_draining() => text(StatusCode::OK, "ready\n"),
+            Some(relay) if !relay.draining.has_begun() => text(StatusCode::OK, "ready\n"),
             Some(_) => text(StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
             None => text(StatusCode::SERVICE_UNAVAILABLE, "starting\n"),
         },
