@@ -354,7 +354,8 @@ pub(crate) async fn pull_all(oracle: &Oracle, channel: &str) -> io::Result<()> {
             continue;
         }
         let message: Value = serde_json::from_slice(&frame.payload)?;
-        oracle.trace(|| format!("fresh: {message}"));
+        oracle
+            .trace(|| format!("fresh: {} {}, more {}", message["type"], message["version"], message["more"]));
         if message["type"] == "update" {
             model.update(&message::changes(&message));
             if message["more"] == false {
