@@ -1,12 +1,13 @@
 //! A shard's state for one channel: its store, its version, its followers.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use causeway_storage::store::unix_time_s;
 use causeway_storage::{
     Change, ChangeStore, ChannelStore, Clamp, Outcome, StoreError, Update as StoreUpdate, merge,
 };
+use tokio::time::Instant;
 
 use crate::fanout::{Fanout, Pending};
 use crate::metrics::Metrics;

@@ -3,14 +3,15 @@
 
 use std::io::{self, IoSlice};
 use std::pin::{Pin, pin};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Weak};
 use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
 use fastwebsockets::OpCode;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::sync::oneshot;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::fanout::Pending;
@@ -28,6 +29,11 @@ const READ_BYTES: usize = 64 * 1024;
 
 /// Messages above this, in bytes, are decoded on a thread that may block: 256 KiB take about half a millisecond.
 const DECODE_INLINE_MAX_BYTES: usize = 256 * 1024;
+
+/// What a connection runs over: a socket, or a simulated network's.
+pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send + Sync + 'static {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send + Sync + 'static> Stream for S {}
 
 /// How a connection's reader ended: the close code, the reason, and whether a pull is still answered.
 #[derive(Clone, Copy, Debug)]
@@ -55,10 +61,7 @@ enum WriteError {
 }
 
 /// Serves a connection to its end. `received` is what came together with the handshake.
-pub async fn serve<S>(relay: Arc<Relay>, io: S, received: Bytes, member: Member)
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
+pub async fn serve(relay: Arc<Relay>, io: impl Stream, received: Bytes, member: Member) {
     relay.metrics.connected();
     let (mut read, mut write) = tokio::io::split(io);
     let heard = LastHeard::new();
@@ -135,8 +138,7 @@ impl<'c, R: AsyncRead + Unpin> Reader<'c, R> {
         self.frames.buffer().extend_from_slice(&received);
         // It may be a small part of the handshake's buffer.
         drop(received);
-        let mut draining = self.relay.draining();
-        let mut drained = pin!(async { drop(draining.wait_for(|draining| *draining).await) });
+        let mut draining = pin!(self.relay.draining.wait(self.member.outbox.id()));
         loop {
             let end = self.take_all().await;
             self.member.shard.send_all(&mut self.jobs);
@@ -147,7 +149,7 @@ impl<'c, R: AsyncRead + Unpin> Reader<'c, R> {
             self.member.outbox.wait_drained().await;
             tokio::select! {
                 biased;
-                () = &mut drained => return Ok(End::with(close::GOING_AWAY, "the server is going away")),
+                () = &mut draining => return Ok(End::with(close::GOING_AWAY, "the server is going away")),
                 read = fill(self.io, &mut self.frames) => if read? == 0 {
                     // The client may still read: what it sent is acked, what it pulled is sent.
                     return Ok(End { code: close::NORMAL, reason: "", after_pages: true });
@@ -230,9 +232,14 @@ impl<'c, R: AsyncRead + Unpin> Reader<'c, R> {
             return decode::decode(&mut payload, rules);
         }
         let channel = channel.cloned();
-        let decoded = tokio::task::spawn_blocking(move || {
-            decode::decode(&mut payload, DecodeRules { max_changes, strict_channel: channel.as_deref() })
-        });
+        let (answer, decoded) = oneshot::channel();
+        self.relay.work.spawn(
+            move || {
+                decode::decode(&mut payload, DecodeRules { max_changes, strict_channel: channel.as_deref() })
+            },
+            // Whoever waits may have gone.
+            |decoded| drop(answer.send(decoded)),
+        );
         // The runtime is going away, and the client is told so in its own time.
         decoded.await.unwrap_or_else(|_| Err(Refusal::new(Code::ShuttingDown, "the server is going away")))
     }
@@ -320,41 +327,60 @@ async fn write_loop(
     }
 }
 
-/// Has the page read on a thread that may block, and put into the outbox.
+/// Has the page read where it may block, and put into the outbox.
 fn read_page(relay: &Arc<Relay>, member: &Member, start: PageStart) {
     let limits =
         PageLimits { max_bytes: relay.config.page_max_bytes, max_changes: relay.config.page_max_changes };
     let (relay, channel) = (relay.clone(), member.channel.clone());
-    let (outbox, encoder) = (Arc::downgrade(&member.outbox), member.encoder.clone());
-    tokio::task::spawn_blocking(move || {
-        // Those who have gone meanwhile leave no read behind for others to wait for.
-        let Some(outbox) = outbox.upgrade() else { return };
-        let expected = ExpectedPage { outbox: &outbox };
-        match relay.readers.read(&channel, start, limits) {
-            Ok((page, end)) => {
-                relay.metrics.sent_page(page.changes());
-                outbox.page(end, |version, more| page.finish(&encoder, version, more));
-                std::mem::forget(expected);
-            }
-            Err(e) => {
+    let (metrics, encoder) = (relay.metrics.clone(), member.encoder.clone());
+    let outbox = Arc::downgrade(&member.outbox);
+    let expected = ExpectedPage { outbox: outbox.clone(), came: false };
+    let work = relay.work.clone();
+    work.spawn(
+        move || {
+            // Those who have gone meanwhile leave no read behind for others to wait for.
+            outbox.upgrade()?;
+            Some(relay.readers.read(&channel, start, limits).inspect_err(|e| {
                 tracing::error!(%channel, error = %e, "cannot read a page");
-                let message = "the server could not read the channel; come back later";
-                let refusal = Refusal::new(Code::Storage, message);
-                relay.metrics.refused(refusal.code);
-                outbox.reply(encoder.error_frame(&refusal));
+            }))
+        },
+        move |read| {
+            let (Some(read), Some(outbox)) = (read, expected.outbox.upgrade()) else { return };
+            match read {
+                Ok((page, end)) => {
+                    metrics.sent_page(page.changes());
+                    outbox.page(end, |version, more| page.finish(&encoder, version, more));
+                    expected.came();
+                }
+                Err(_) => {
+                    let message = "the server could not read the channel; come back later";
+                    let refusal = Refusal::new(Code::Storage, message);
+                    metrics.refused(refusal.code);
+                    outbox.reply(encoder.error_frame(&refusal));
+                }
             }
-        }
-    });
+        },
+    );
 }
 
-/// A connection that waits for a page. It is closed if none comes, for whatever reason: else it would wait for ever.
-struct ExpectedPage<'o> {
-    outbox: &'o Outbox,
+/// A page that a connection waits for. The connection is closed if it never comes, for whatever reason: else it would
+/// wait for ever.
+struct ExpectedPage {
+    outbox: Weak<Outbox>,
+    came: bool,
 }
 
-impl Drop for ExpectedPage<'_> {
+impl ExpectedPage {
+    fn came(mut self) {
+        self.came = true;
+    }
+}
+
+impl Drop for ExpectedPage {
     fn drop(&mut self) {
-        self.outbox.page_failed(close::TRY_AGAIN_LATER, "the server could not read the channel");
+        if let Some(outbox) = self.outbox.upgrade().filter(|_| !self.came) {
+            outbox.page_failed(close::TRY_AGAIN_LATER, "the server could not read the channel");
+        }
     }
 }
 

@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | [`server`] | listens, drains, and ties everything below together |
 //! | [`routes`] | HTTP on the same port: the upgrade, health, metrics |
-//! | [`relay`] | what all connections share |
+//! | [`relay`], [`draining`] | what all connections share; the beginning of its end |
 //! | [`connection`] | one socket: reads, decodes, hands over; writes what its outbox holds |
 //! | [`protocol`] | frames and messages, decoded and encoded; knows nothing of the rest |
 //! | [`queue`], [`shard`] | the threads that own the channels and commit for them |
@@ -12,6 +12,7 @@
 //! | [`fanout`] | what a commit tells whom |
 //! | [`outbox`] | a connection's bounded out-queue and its cursor |
 //! | [`page`] | what a client missed, a bounded piece at a time |
+//! | [`work`] | where work runs that may block |
 //! | [`admin`], [`backup`] | what an operator asks of a store; backup and restore |
 //! | [`config`], [`metrics`] | every setting; every count |
 //!
@@ -22,6 +23,7 @@ pub mod backup;
 pub mod channel;
 pub mod config;
 pub mod connection;
+pub mod draining;
 pub mod fanout;
 pub mod metrics;
 pub mod outbox;
@@ -32,3 +34,4 @@ pub mod relay;
 pub mod routes;
 pub mod server;
 pub mod shard;
+pub mod work;

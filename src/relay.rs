@@ -4,14 +4,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use causeway_storage::{ChangeStore, StoreError};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use crate::config::Config;
+use crate::draining::Draining;
 use crate::metrics::Metrics;
 use crate::outbox::{Outbox, OutboxLimits};
 use crate::page::Readers;
 use crate::protocol::encode::Encoder;
 use crate::shard::{Job, Shard, Shards};
+use crate::work::Work;
 
 /// More connections than any machine has.
 const MEMBERS_MAX: u32 = u32::MAX >> 4;
@@ -24,9 +26,12 @@ pub struct Relay {
     pub metrics: Arc<Metrics>,
     /// The threads that commit.
     pub shards: Shards,
+    /// Whether the server drains.
+    pub draining: Draining,
     /// The handles that pages are read with.
     pub readers: Readers,
-    draining: watch::Sender<bool>,
+    /// Where they are read.
+    pub work: Work,
     /// A permit for each member: when all are back, nobody is connected.
     members: Arc<Semaphore>,
     last_connection: AtomicU64,
@@ -52,13 +57,15 @@ impl Relay {
         config: Config,
         store: Arc<dyn ChangeStore>,
         metrics: Arc<Metrics>,
+        work: Work,
     ) -> std::io::Result<Self> {
         Ok(Relay {
-            shards: Shards::start(&config, &store, &metrics)?,
+            shards: Shards::start(&config, &store, &metrics, &work)?,
             readers: Readers::new(store, config.page_readers),
+            work,
             metrics,
             config,
-            draining: watch::Sender::new(false),
+            draining: Draining::default(),
             members: Arc::new(Semaphore::new(MEMBERS_MAX as usize)),
             last_connection: AtomicU64::new(0),
         })
@@ -67,19 +74,9 @@ impl Relay {
     /// Drains: nobody new joins, connections take nothing new and end when what they have sent is answered. Ready when
     /// all have ended.
     pub async fn drain(&self) {
-        self.draining.send_replace(true);
+        self.draining.begin();
         // Nobody closes the semaphore, so the permits are all that it waits for.
         let _ = self.members.acquire_many(MEMBERS_MAX).await;
-    }
-
-    /// Whether the server drains.
-    pub fn is_draining(&self) -> bool {
-        *self.draining.borrow()
-    }
-
-    /// Becomes true when the server begins to drain.
-    pub fn draining(&self) -> watch::Receiver<bool> {
-        self.draining.subscribe()
     }
 
     /// Makes a connection a follower of the channel, which is opened, or made, if need be. From here on the outbox

@@ -12,10 +12,9 @@ use hyper::upgrade::Upgraded;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use percent_encoding::percent_decode_str;
-use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::connection;
+use crate::connection::{self, Stream};
 use crate::metrics::Metrics;
 use crate::relay::Relay;
 
@@ -30,8 +29,8 @@ pub struct Routes {
     pub relay: OnceLock<Arc<Relay>>,
 }
 
-/// Answers one request; `hold` lives as long as the connection that it makes.
-pub async fn answer(
+/// Answers one request of a connection over an `S`; `hold` lives as long as the WebSocket that it becomes.
+pub async fn answer<S: Stream>(
     routes: Arc<Routes>,
     request: Request<Body>,
     hold: Arc<OwnedSemaphorePermit>,
@@ -40,7 +39,7 @@ pub async fn answer(
     let upgrade = fastwebsockets::upgrade::is_upgrade_request(&request);
     Ok(match request.uri().path() {
         "/" | "/sync" | "/ws" if upgrade => match relay {
-            Some(relay) if !relay.is_draining() => connect(relay, request, hold).await,
+            Some(relay) if !relay.draining.has_begun() => connect::<S>(relay, request, hold).await,
             Some(_) => problem(StatusCode::SERVICE_UNAVAILABLE, "shutting_down", "the server is going away"),
             None => problem(StatusCode::SERVICE_UNAVAILABLE, "storage", "the server is starting"),
         },
@@ -49,7 +48,7 @@ pub async fn answer(
         }
         "/healthz" => text(StatusCode::OK, "ok\n"),
         "/readyz" => match relay {
-            Some(relay) if !relay.is_draining() => text(StatusCode::OK, "ready\n"),
+            Some(relay) if !relay.draining.has_begun() => text(StatusCode::OK, "ready\n"),
             Some(_) => text(StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
             None => text(StatusCode::SERVICE_UNAVAILABLE, "starting\n"),
         },
@@ -69,7 +68,11 @@ const WELCOME: &str = "This is Causeway, a relay for local-first apps.\n\n\
     /healthz  alive\n/readyz   ready for clients\n/metrics  Prometheus metrics\n";
 
 /// Makes the connection a member of its channel, and a WebSocket.
-async fn connect(relay: Arc<Relay>, mut request: Request<Body>, hold: Arc<OwnedSemaphorePermit>) -> Answer {
+async fn connect<S: Stream>(
+    relay: Arc<Relay>,
+    mut request: Request<Body>,
+    hold: Arc<OwnedSemaphorePermit>,
+) -> Answer {
     let bad = |message: &str| problem(StatusCode::BAD_REQUEST, "malformed", message);
     if *request.method() != Method::GET {
         return bad("a WebSocket starts with GET");
@@ -102,7 +105,7 @@ async fn connect(relay: Arc<Relay>, mut request: Request<Body>, hold: Arc<OwnedS
     tokio::spawn(async move {
         let _hold = hold;
         match upgraded.await {
-            Ok(socket) => match socket.into_inner().into_inner().downcast::<TokioIo<TcpStream>>() {
+            Ok(socket) => match socket.into_inner().into_inner().downcast::<TokioIo<S>>() {
                 Ok(parts) => connection::serve(relay, parts.io.into_inner(), parts.read_buf, member).await,
                 Err(other) => {
                     let _: Upgraded = other;

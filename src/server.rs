@@ -11,12 +11,15 @@ use causeway_storage::ChangeStore;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::config::Config;
+use crate::connection::Stream;
 use crate::relay::Relay;
 use crate::routes::{self, Routes};
+use crate::work::Work;
 
 /// Connections that the system keeps for us until they are accepted.
 const BACKLOG: u32 = 4096;
@@ -30,9 +33,34 @@ const MAX_UNSENT_BYTES: u32 = 32 * 1024;
 /// How long to wait after the system has refused a connection for want of something.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// A server that listens. It answers `/healthz` at once, and clients once it has a store.
+/// What a client beyond `max_connections` is told.
+const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+
+/// Where connections come from: a socket, or a simulated network's.
+pub trait Listener: Sync {
+    /// A connection.
+    type Stream: Stream;
+
+    /// Waits for the next connection.
+    fn accept(&self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+}
+
+impl Listener for TcpListener {
+    type Stream = TcpStream;
+
+    async fn accept(&self) -> io::Result<TcpStream> {
+        let (stream, _) = TcpListener::accept(self).await?;
+        // Frames are put together here, not in the system.
+        let _ = stream.set_nodelay(true);
+        bound_unsent(&stream);
+        Ok(stream)
+    }
+}
+
+/// A server: it answers `/healthz` at once, and clients once it has a store.
 pub struct Server {
     config: Config,
+    work: Work,
     routes: Arc<Routes>,
     connections: Arc<Semaphore>,
 }
@@ -46,17 +74,22 @@ impl Server {
         socket.bind(address)?;
         let listener = socket.listen(BACKLOG)?;
         let address = listener.local_addr()?;
-        let server = Server {
+        Ok((Self::new(config, Work::Threads), listener, address))
+    }
+
+    /// A server whose connections come from any [`Listener`].
+    pub fn new(config: &Config, work: Work) -> Arc<Self> {
+        Arc::new(Server {
             config: config.clone(),
+            work,
             routes: Arc::default(),
             connections: Arc::new(Semaphore::new(config.max_connections.min(Semaphore::MAX_PERMITS))),
-        };
-        Ok((Arc::new(server), listener, address))
+        })
     }
 
     /// Begins to serve clients over the store.
     pub fn open(&self, store: Arc<dyn ChangeStore>) -> io::Result<()> {
-        let relay = Relay::start(self.config.clone(), store, self.routes.metrics.clone())?;
+        let relay = Relay::start(self.config.clone(), store, self.routes.metrics.clone(), self.work.clone())?;
         // Nobody else sets it.
         let _ = self.routes.relay.set(Arc::new(relay));
         Ok(())
@@ -70,7 +103,7 @@ impl Server {
     /// Serves until `stop` is ready, then drains: no new clients, what was accepted is committed and acked, every
     /// connection closed with 1001, all within `drain_timeout`; `/readyz` and `/metrics` go on meanwhile. Gives `false`
     /// if that was too short.
-    pub async fn run(self: Arc<Self>, listener: TcpListener, stop: impl Future<Output = ()>) -> bool {
+    pub async fn run(self: Arc<Self>, listener: impl Listener, stop: impl Future<Output = ()>) -> bool {
         self.accept_until(&listener, stop).await;
         let Some(relay) = self.relay() else { return true };
         let drain_timeout = Duration::from_millis(self.config.drain_timeout_ms);
@@ -78,13 +111,14 @@ impl Server {
         self.accept_until(&listener, drained).await.is_ok()
     }
 
-    async fn accept_until<T>(self: &Arc<Self>, listener: &TcpListener, end: impl Future<Output = T>) -> T {
+    async fn accept_until<T>(self: &Arc<Self>, listener: &impl Listener, end: impl Future<Output = T>) -> T {
         let mut end = pin!(end);
         loop {
             tokio::select! {
+                biased;
                 end = &mut end => return end,
                 accepted = listener.accept() => match accepted {
-                    Ok((stream, _)) => self.clone().accepted(stream),
+                    Ok(stream) => self.clone().accepted(stream),
                     Err(e) => {
                         // Out of file descriptors, mostly. The listener itself is fine.
                         tracing::warn!("cannot accept a connection: {e}");
@@ -95,24 +129,20 @@ impl Server {
         }
     }
 
-    fn accepted(self: Arc<Self>, stream: TcpStream) {
+    fn accepted<S: Stream>(self: Arc<Self>, mut stream: S) {
         let Ok(permit) = self.connections.clone().try_acquire_owned() else {
             tracing::warn!("refused a connection: max_connections are open");
-            let _ = stream.try_write(
-                b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
-            );
+            // It is writable at once, so this task is gone at once.
+            tokio::spawn(async move { drop(stream.write_all(FULL).await) });
             return;
         };
         tokio::spawn(self.serve(stream, Arc::new(permit)));
     }
 
     /// Serves HTTP on a connection, until it becomes a WebSocket or ends.
-    async fn serve(self: Arc<Self>, stream: TcpStream, permit: Arc<OwnedSemaphorePermit>) {
-        // Frames are put together here, not in the system.
-        let _ = stream.set_nodelay(true);
-        bound_unsent(&stream);
+    async fn serve<S: Stream>(self: Arc<Self>, stream: S, permit: Arc<OwnedSemaphorePermit>) {
         let routes = self.routes.clone();
-        let service = service_fn(move |request| routes::answer(routes.clone(), request, permit.clone()));
+        let service = service_fn(move |request| routes::answer::<S>(routes.clone(), request, permit.clone()));
         let served = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(Duration::from_millis(self.config.handshake_timeout_ms))

@@ -8,11 +8,12 @@ use std::collections::HashMap;
 use std::hash::BuildHasher;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use causeway_storage::{ChangeStore, Clamp, StoreError};
 use foldhash::fast::FixedState;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::time::Instant;
 
 use crate::channel::{Channel, CommitRules};
 use crate::config::Config;
@@ -21,6 +22,7 @@ use crate::metrics::{ChannelStats, Metrics, ShardStats};
 use crate::outbox::{ConnectionId, Outbox};
 use crate::protocol::encode::Encoder;
 use crate::queue::Queue;
+use crate::work::Work;
 
 /// How often a shard looks for channels to close, at least.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
@@ -83,11 +85,12 @@ pub enum Job {
 }
 
 impl Shards {
-    /// Starts the threads.
+    /// Starts them, each on a thread of its own unless `work` says otherwise.
     pub fn start(
         config: &Config,
         store: &Arc<dyn ChangeStore>,
         metrics: &Arc<Metrics>,
+        work: &Work,
     ) -> std::io::Result<Self> {
         let count = config.shard_count();
         let mut shards = Shards { shards: Vec::new(), threads: Mutex::default() };
@@ -118,10 +121,14 @@ impl Shards {
                 max_commit_bytes: config.max_commit_bytes,
                 swept: Instant::now(),
             };
-            let thread =
-                std::thread::Builder::new().name(format!("shard-{n}")).spawn(move || worker.run())?;
             shards.shards.push(shard);
-            shards.threads().push(thread);
+            match work {
+                Work::Threads => {
+                    let thread = std::thread::Builder::new().name(format!("shard-{n}"));
+                    shards.threads().push(thread.spawn(move || worker.run())?);
+                }
+                Work::Simulated(takes) => drop(tokio::spawn(worker.run_simulated(takes.clone()))),
+            }
         }
         Ok(shards)
     }
@@ -189,7 +196,7 @@ impl Shard {
     }
 }
 
-/// A shard's thread.
+/// A shard at work.
 struct Worker {
     queue: Arc<Queue<Job>>,
     store: Arc<dyn ChangeStore>,
@@ -225,51 +232,70 @@ struct Waiting {
 }
 
 impl Worker {
+    /// On a thread: a turn as soon as there is something to do.
     fn run(mut self) {
         let _guard = AbortOnPanic;
         let mut jobs = Vec::new();
         let mut stop = false;
         while !stop {
             self.queue.drain(&mut jobs, SWEEP_INTERVAL);
-            let mut updates: Vec<(Arc<str>, Waiting)> = Vec::new();
-            let mut places: HashMap<Arc<str>, usize> = HashMap::new();
-            let mut last = Vec::new();
-            for job in jobs.drain(..) {
-                match job {
-                    Job::Join { channel, outbox, joined } => {
-                        // Whoever asked may have gone.
-                        let _ = joined.send(self.join(&channel, outbox));
-                    }
-                    Job::Update { channel, pending, permit } => {
-                        let place = *places.entry(channel).or_insert_with_key(|channel| {
-                            updates.push((channel.clone(), Waiting::default()));
-                            updates.len() - 1
-                        });
-                        updates[place].1.pending.push(pending);
-                        updates[place].1.permits.push(permit);
-                    }
-                    // What a connection sent before it left is answered before it is closed.
-                    Job::Leave { .. } | Job::Stats { .. } | Job::Stop => last.push(job),
+            stop = self.turn(&mut jobs);
+        }
+    }
+
+    /// As a task: a turn whenever the one before it has taken its time.
+    async fn run_simulated(mut self, takes: Arc<dyn Fn() -> Duration + Send + Sync>) {
+        let mut jobs = Vec::new();
+        let mut stop = false;
+        while !stop {
+            tokio::time::sleep(takes()).await;
+            self.queue.drain(&mut jobs, Duration::ZERO);
+            stop = self.turn(&mut jobs);
+        }
+    }
+
+    /// Does all the jobs; gives whether to stop.
+    fn turn(&mut self, jobs: &mut Vec<Job>) -> bool {
+        let mut stop = false;
+        let mut updates: Vec<(Arc<str>, Waiting)> = Vec::new();
+        let mut places: HashMap<Arc<str>, usize> = HashMap::new();
+        let mut last = Vec::new();
+        for job in jobs.drain(..) {
+            match job {
+                Job::Join { channel, outbox, joined } => {
+                    // Whoever asked may have gone.
+                    let _ = joined.send(self.join(&channel, outbox));
                 }
-            }
-            for (channel, waiting) in updates {
-                self.commit(&channel, waiting);
-            }
-            for job in last {
-                match job {
-                    Job::Leave { channel, outbox, close: (code, reason), after_pages } => {
-                        self.leave(&channel, outbox.id());
-                        outbox.close(code, reason, after_pages);
-                    }
-                    Job::Stats { max, stats } => drop(stats.send(self.stats(max))),
-                    Job::Stop => stop = true,
-                    Job::Join { .. } | Job::Update { .. } => {}
+                Job::Update { channel, pending, permit } => {
+                    let place = *places.entry(channel).or_insert_with_key(|channel| {
+                        updates.push((channel.clone(), Waiting::default()));
+                        updates.len() - 1
+                    });
+                    updates[place].1.pending.push(pending);
+                    updates[place].1.permits.push(permit);
                 }
-            }
-            if self.open_stores > self.max_open || self.swept.elapsed() >= SWEEP_INTERVAL {
-                self.sweep();
+                // What a connection sent before it left is answered before it is closed.
+                Job::Leave { .. } | Job::Stats { .. } | Job::Stop => last.push(job),
             }
         }
+        for (channel, waiting) in updates {
+            self.commit(&channel, waiting);
+        }
+        for job in last {
+            match job {
+                Job::Leave { channel, outbox, close: (code, reason), after_pages } => {
+                    self.leave(&channel, outbox.id());
+                    outbox.close(code, reason, after_pages);
+                }
+                Job::Stats { max, stats } => drop(stats.send(self.stats(max))),
+                Job::Stop => stop = true,
+                Job::Join { .. } | Job::Update { .. } => {}
+            }
+        }
+        if self.open_stores > self.max_open || self.swept.elapsed() >= SWEEP_INTERVAL {
+            self.sweep();
+        }
+        stop
     }
 
     fn join(&mut self, name: &Arc<str>, outbox: Arc<Outbox>) -> Result<Arc<Encoder>, StoreError> {
@@ -329,7 +355,7 @@ impl Worker {
         self.swept = Instant::now();
         let mut open: Vec<&mut Channel> = self.channels.values_mut().filter(|c| c.is_open()).collect();
         if open.len() > self.max_open {
-            open.sort_unstable_by_key(|c| c.used());
+            open.sort_unstable_by(|a, b| a.used().cmp(&b.used()).then_with(|| a.name().cmp(b.name())));
             // A quarter more than needed, so that the next open does not sort them all again.
             let surplus = open.len() - (self.max_open - self.max_open / 4);
             open.drain(..surplus).for_each(Channel::close);

@@ -8,8 +8,8 @@ use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use proptest::test_runner::{Config, TestRunner};
 
-use crate::model::Model;
-use crate::support::{Channel, OwnedChange, Store};
+use crate::model::{Model, OwnedChange};
+use crate::support::{Channel, Store};
 
 crate::on_every_store! {
     order_and_repetition_make_no_difference

@@ -5,8 +5,8 @@ use causeway_storage::{Clamp, Head, Outcome, SENTINEL, Value};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
-use crate::model::Model;
-use crate::support::{OwnedChange, Store};
+use crate::model::{Model, OwnedChange};
+use crate::support::Store;
 
 crate::on_every_store! {
     a_clock_too_far_ahead_refuses_its_update_and_no_other

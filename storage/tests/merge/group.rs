@@ -3,7 +3,8 @@
 use causeway_storage::store::{RECEIVED, unix_time_s};
 use causeway_storage::{Change, Clamp, Outcome, SENTINEL, Update, Value, merge};
 
-use crate::support::{OwnedChange, Store};
+use crate::model::OwnedChange;
+use crate::support::Store;
 
 crate::on_every_store! {
     an_update_that_wins_nothing_makes_no_version

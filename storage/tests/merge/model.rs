@@ -1,12 +1,64 @@
-//! The merge rule again, as plainly as `merge.md` says it: no store, no group, one change after the other.
+//! The merge rule again, as plainly as `merge.md` says it: no store, no group, one change after the other. The
+//! relay's simulation takes it for its oracle.
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 use causeway_storage::change::OwnedValue;
-use causeway_storage::{Clamp, Outcome, OwnedCell, Position, SENTINEL};
+use causeway_storage::{Change, Clamp, Outcome, OwnedCell, Position, SENTINEL, Value};
 
-use crate::support::{Content, OwnedChange};
+/// A change that owns its parts.
+#[derive(Clone, Debug)]
+pub(crate) struct OwnedChange {
+    pub(crate) table: String,
+    pub(crate) pk: String,
+    pub(crate) cid: String,
+    pub(crate) val: OwnedValue,
+    pub(crate) col_version: u64,
+    pub(crate) db_version: u64,
+    pub(crate) site_id: String,
+    pub(crate) cl: u64,
+    pub(crate) seq: u64,
+}
+
+impl OwnedChange {
+    /// A cell of row `pk` of table `t`.
+    pub(crate) fn cell(pk: &str, cid: &str, val: Value<'_>, col_version: u64, cl: u64) -> Self {
+        OwnedChange {
+            table: "t".into(),
+            pk: pk.into(),
+            cid: cid.into(),
+            val: val.to_owned(),
+            col_version,
+            db_version: 77,
+            site_id: "A".into(),
+            cl,
+            seq: 55,
+        }
+    }
+
+    /// The sentinel of row `pk` of table `t`.
+    pub(crate) fn sentinel(pk: &str, cl: u64) -> Self {
+        Self::cell(pk, SENTINEL, Value::Null, cl, cl)
+    }
+
+    pub(crate) fn as_change(&self) -> Change<'_> {
+        Change {
+            table: &self.table,
+            pk: &self.pk,
+            cid: &self.cid,
+            val: self.val.as_value(),
+            col_version: self.col_version,
+            db_version: self.db_version,
+            site_id: &self.site_id,
+            cl: self.cl,
+            seq: self.seq,
+        }
+    }
+}
+
+/// What decides of a cell: table, pk and cid, and value, `col_version` and `cl`.
+pub(crate) type Content = BTreeMap<(String, String, String), (OwnedValue, u64, u64)>;
 
 /// A channel in the simplest form.
 #[derive(Clone, Debug, Default)]
@@ -94,7 +146,7 @@ impl Model {
     }
 
     /// The row's causal length and the cell's `col_version`, each 0 where there is none.
-    fn clocks(&self, change: &OwnedChange) -> (u64, u64) {
+    pub(crate) fn clocks(&self, change: &OwnedChange) -> (u64, u64) {
         let Some(row) = self.rows.get(&(change.table.clone(), change.pk.clone())) else { return (0, 0) };
         (row_cl(row), row.get(&change.cid).map_or(0, |cell| cell.col_version))
     }

@@ -1,20 +1,20 @@
-//! A store to test on, changes that own their parts, and what a channel holds.
+//! A store to test on, and what a channel of it holds.
 
-use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use causeway_storage::OwnedCell;
-use causeway_storage::change::OwnedValue;
 use causeway_storage::conformance::read_all;
 use causeway_storage::digest::cell_hash;
 use causeway_storage::store::TrackedPeer;
 use causeway_storage::{
-    Backend, Change, ChangeStore, ChannelStore, Clamp, Digest, Durability, Head, Outcome, SENTINEL,
-    StoreOptions, Update, Value, merge,
+    Backend, Change, ChangeStore, ChannelStore, Clamp, Digest, Durability, Head, Outcome, StoreOptions,
+    Update, merge,
 };
 use tempfile::TempDir;
+
+use crate::model::{Content, OwnedChange};
 
 /// A store of its own directory, and channels of it that nobody has used.
 pub(crate) struct Store {
@@ -48,59 +48,6 @@ pub(crate) struct Channel {
     pub(crate) store: Arc<dyn ChangeStore>,
     pub(crate) name: String,
 }
-
-/// A change that owns its parts.
-#[derive(Clone, Debug)]
-pub(crate) struct OwnedChange {
-    pub(crate) table: String,
-    pub(crate) pk: String,
-    pub(crate) cid: String,
-    pub(crate) val: OwnedValue,
-    pub(crate) col_version: u64,
-    pub(crate) db_version: u64,
-    pub(crate) site_id: String,
-    pub(crate) cl: u64,
-    pub(crate) seq: u64,
-}
-
-impl OwnedChange {
-    /// A cell of row `pk` of table `t`.
-    pub(crate) fn cell(pk: &str, cid: &str, val: Value<'_>, col_version: u64, cl: u64) -> Self {
-        OwnedChange {
-            table: "t".into(),
-            pk: pk.into(),
-            cid: cid.into(),
-            val: val.to_owned(),
-            col_version,
-            db_version: 77,
-            site_id: "A".into(),
-            cl,
-            seq: 55,
-        }
-    }
-
-    /// The sentinel of row `pk` of table `t`.
-    pub(crate) fn sentinel(pk: &str, cl: u64) -> Self {
-        Self::cell(pk, SENTINEL, Value::Null, cl, cl)
-    }
-
-    pub(crate) fn as_change(&self) -> Change<'_> {
-        Change {
-            table: &self.table,
-            pk: &self.pk,
-            cid: &self.cid,
-            val: self.val.as_value(),
-            col_version: self.col_version,
-            db_version: self.db_version,
-            site_id: &self.site_id,
-            cl: self.cl,
-            seq: self.seq,
-        }
-    }
-}
-
-/// What decides of a cell: table, pk and cid, and value, `col_version` and `cl`.
-pub(crate) type Content = BTreeMap<(String, String, String), (OwnedValue, u64, u64)>;
 
 impl Channel {
     /// Merges updates of one site, at versions 1, 2, …, in one group commit.

@@ -4,7 +4,8 @@ use causeway_storage::change::OwnedValue;
 use causeway_storage::{Clamp, Digest, SENTINEL};
 use serde_json::Value as Json;
 
-use crate::support::{Content, OwnedChange, Store};
+use crate::model::{Content, OwnedChange};
+use crate::support::Store;
 
 crate::on_every_store! { the_engines_cases_come_out_in_every_order_and_grouping }
 

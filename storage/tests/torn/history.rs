@@ -1,6 +1,7 @@
 //! A channel's commits, of different sizes, and the states that they leave.
 
-use causeway_storage::conformance::{Stored, read_all};
+use causeway_storage::OwnedCell;
+use causeway_storage::conformance::read_all;
 use causeway_storage::error::Result;
 use causeway_storage::{
     Change, ChangeStore, ChannelStore, Clamp, Digest, Head, SENTINEL, TrackedPeer, Update, Value, digest,
@@ -11,7 +12,7 @@ use causeway_storage::{
 #[derive(Debug, PartialEq)]
 pub(crate) struct State {
     pub(crate) head: Head,
-    pub(crate) cells: Vec<Stored>,
+    pub(crate) cells: Vec<OwnedCell>,
     pub(crate) peers: Vec<TrackedPeer>,
 }
 
@@ -28,14 +29,14 @@ impl State {
         assert!(
             cells.is_sorted_by(|a, b| a.at < b.at) && cells.iter().all(|cell| cell.at.version <= version)
         );
-        Ok(State { head, cells, peers: writer.peers()? })
+        Ok(State { head, cells, peers: reader.peers()? })
     }
 }
 
-fn sum(cells: &[Stored]) -> Digest {
+fn sum(cells: &[OwnedCell]) -> Digest {
     let mut sum = Digest::default();
     for cell in cells {
-        let Stored { table, pk, cid, val, col_version, cl, .. } = cell;
+        let OwnedCell { table, pk, cid, val, col_version, cl, .. } = cell;
         sum.add(digest::cell_hash(table, pk, cid, &val.as_value(), *col_version, *cl));
     }
     sum
