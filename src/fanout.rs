@@ -13,6 +13,9 @@ use crate::protocol::encode::Encoder;
 use crate::protocol::frame::close;
 use crate::protocol::{Code, IncomingUpdate, Refusal};
 
+/// A sender's share of a slab is copied if it is less than one of so many parts.
+const MAX_SLAB_PARTS: usize = 8;
+
 /// An update and the connection that it came from.
 #[derive(Debug)]
 pub struct Pending {
@@ -163,8 +166,10 @@ impl<'c> Fanout<'c> {
     fn run(&self, start: usize, end: usize) -> Option<Delivery> {
         let (start, end) = (self.marks[start], self.marks[end]);
         let bytes: Range<usize> = start.bytes..end.bytes;
+        // A part keeps the whole alive, and an outbox counts the part.
+        let small = bytes.len() < self.slab.len() / MAX_SLAB_PARTS;
         (!bytes.is_empty()).then(|| Delivery::Live {
-            slab: self.slab.slice(bytes),
+            slab: if small { Bytes::copy_from_slice(&self.slab[bytes]) } else { self.slab.slice(bytes) },
             first: start.version + 1,
             last: end.version,
         })

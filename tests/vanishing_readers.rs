@@ -12,7 +12,7 @@ mod load;
 #[path = "vanishing_readers/reader.rs"]
 mod reader;
 
-use common::{Client, Event, Numbers, PATIENCE, Server, cell, pull};
+use common::{Client, Event, Numbers, PATIENCE, Server, cell, pull, update};
 use load::{Load, pulled, under_load};
 use reader::{Reader, Visit};
 use std::thread;
@@ -380,6 +380,40 @@ fn memory_stays_bounded_behind_readers_that_stop(store: &str) {
     let expected = pulled(&server);
     drop(visits);
     readers.iter().for_each(|reader| reader.assert_holds(&expected));
+}
+
+/// What others write together with a sender's own large updates is little, and is all that may be held for it.
+#[test]
+fn memory_stays_bounded_behind_a_large_sender_that_does_not_read() {
+    const UPDATES: u64 = 60;
+    const VALUE_BYTES: usize = 2_000_000;
+    // Eight times the default outbox, and what large updates take on their way.
+    const MOST_GROWTH: u64 = 80 << 20;
+    let server = Server::start("memory");
+    let mut large = Client::connect_narrow(server.addr, "list", SEGMENT_BYTES);
+    let mut small = server.connect("list");
+    let value = "v".repeat(VALUE_BYTES);
+    let before = server.peak_memory_bytes();
+    let mut own = 0;
+    for n in 1..=UPDATES {
+        large.send_json(&update(n, &[cell("large", "c", value.clone(), n)]));
+        // Small ones until the large one has come: the last of them often shares its commit.
+        let mut came = false;
+        while !came {
+            own += 1;
+            small.send_json(&update(own, &[cell("small", "c", own, own)]));
+            loop {
+                let message = small.recv_json();
+                if message["type"] == "ack" {
+                    break;
+                }
+                came = true;
+            }
+        }
+    }
+    if let (Some(before), Some(peak)) = (before, server.peak_memory_bytes()) {
+        assert!(peak - before < MOST_GROWTH, "memory grew by {} KiB", (peak - before) >> 10);
+    }
 }
 
 /// Hangs up after every few bytes of an answer, in any way, and resumes.
