@@ -10,8 +10,8 @@ use causeway_storage::memory;
 use causeway_storage::store::{RECEIVED, TrackedPeer};
 use causeway_storage::{Clamp, Outcome, SENTINEL, StoreOptions, Value};
 
-use crate::model::Model;
-use crate::support::{Channel, OwnedChange};
+use crate::model::{Model, OwnedChange};
+use crate::support::Channel;
 
 /// The rows, few so that changes meet.
 pub const ROWS: [(&str, &str); 4] = [("t", "1"), ("t", "2"), ("u", "1"), ("t", "é")];

@@ -19,7 +19,7 @@ pub(crate) struct State {
 impl State {
     /// Reads a channel, by a reader as well as by its writer, and checks that it agrees with itself.
     pub(crate) fn read(store: &dyn ChangeStore, channel: &str) -> Result<State> {
-        let mut writer = store.open(channel)?;
+        let writer = store.open(channel)?;
         let mut reader = store.reader(channel)?;
         let head = reader.head()?;
         assert_eq!(writer.head(), head, "the writer and the reader agree");

@@ -44,7 +44,7 @@ struct Torn {
 fn moment(store: &dyn ChangeStore) -> Result<Moment> {
     let there = store.channels()?;
     let read = |channel: &&str| {
-        there.iter().any(|name| name == channel).then(|| State::read(store, channel)).transpose()
+        there.names.iter().any(|name| name == channel).then(|| State::read(store, channel)).transpose()
     };
     CHANNELS.iter().map(read).collect()
 }
