@@ -28,7 +28,8 @@ for target in "${targets[@]}"; do
     grep -E 'cov: ' "$log" | tail -n 1
     grep -E 'executed_units|execs_per|peak_rss' "$log"
   else
-    grep -vE 'cov: |^\s+(NEW_FUNC|INFO)' "$log" | tail -n 60
+    grep -m 1 -A 6 'panicked at' "$log" | cut -c 1-2000 || true
+    tail -n 40 "$log"
     failed+=("$target")
   fi
 done

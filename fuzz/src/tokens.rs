@@ -14,7 +14,7 @@ pub fn mutate(data: &mut [u8], size: usize, seed: u32) -> Option<usize> {
         random ^= random << 17;
         (random >> 11) as usize % end.max(1)
     };
-    let message = data[..size].to_vec();
+    let message = data.get(..size)?.to_vec();
     let tokens = tokens(&message);
     // A token, or a token and some behind it: `"key":value,`.
     let mut span = |longest: usize| {

@@ -17,7 +17,7 @@ fn seed(vector: &Value, n: u8) -> (String, Vec<u8>) {
     let (mut rows, mut columns, mut sites) = (Vec::new(), vec![&vector["none"]], Vec::new());
     // All kinds of settings, in turn; every other case is delivered the other way round and in other groups.
     let mut input = vec![n.wrapping_mul(37)];
-    let order = if n % 2 == 0 { [0, 1] } else { [1, 0] };
+    let order = if n.is_multiple_of(2) { [0, 1] } else { [1, 0] };
     for side in order {
         for (index, change) in sides[side].iter().enumerate() {
             let row = place(&mut rows, &change[1]);
