@@ -1,7 +1,7 @@
 //! `causeway-loadgen`: loads any server of the Server Implementation Guide's protocol, measures it, and verifies that
 //! nothing that was acked is lost.
 //!
-//! From the command line inwards: [`options`] → [`scenario`] (one module each) → writers ([`writer`], [`book`]),
+//! From the command line inwards: [`options`] → [`scenario`] (one module each; `crash` starts its server itself) → writers ([`writer`], [`book`]),
 //! followers ([`follower`], [`sent`]) and pulls ([`puller`]) over connections ([`conn`], [`frame`], [`target`]) →
 //! figures ([`meter`], [`process`], [`mod@run`]) and faults ([`cells`], [`verdict`]) → [`report`]. What the changes look
 //! like, and how they are recognised when they come back, is in [`plan`] and [`scan`].

@@ -213,6 +213,10 @@ impl Harness {
         let Some(server) = self.start().await? else { return Ok(None) };
         self.audit().await;
         self.check_made(made_before).await;
+        if !self.passed() {
+            // The data stays as near to the fault as it can.
+            return Ok(None);
+        }
         self.recover().await;
         self.final_pulls().await;
         Ok(Some(server))

@@ -174,10 +174,10 @@ fn url_in(line: &str) -> Option<String> {
 mod tests {
     use super::*;
 
-    /// A program that says where it listens, and then does this.
-    async fn started(then: &str) -> Server {
+    /// A program that says where it listens, and does this at SIGTERM, and else this.
+    async fn started(at_term: &str, then: &str) -> Server {
         let mut child = Command::new("sh");
-        child.args(["-c", &format!("trap 'exit 3' TERM; echo ' ws://127.0.0.1:1/?channel=NAME'; {then}")]);
+        child.args(["-c", &format!("trap '{at_term}' TERM; echo ' ws://127.0.0.1:1/?channel=NAME'; {then}")]);
         let mut server = watch(child.stdout(Stdio::piped()).spawn().expect("sh runs"));
         assert_eq!(server.up(LIMIT).await.as_deref(), Ok("ws://127.0.0.1:1/"));
         server
@@ -188,15 +188,15 @@ mod tests {
 
     #[tokio::test]
     async fn a_server_must_live_until_it_is_killed_and_end_well_when_it_is_asked() {
-        assert_eq!(started(STAYS).await.kill(), Ok(()));
-        let bad = started(STAYS).await.terminate(LIMIT).await;
+        assert_eq!(started("", STAYS).await.kill(), Ok(()));
+        let bad = started("exit 3", STAYS).await.terminate(LIMIT).await;
         assert!(bad.as_ref().is_err_and(|e| e.contains("not with exit code 0")), "{bad:?}");
-        let well = started(&format!("trap 'exit 0' TERM; {STAYS}")).await.terminate(LIMIT).await;
+        let well = started("exit 0", STAYS).await.terminate(LIMIT).await;
         assert_eq!(well, Ok(()));
-        let mut gone = started("exit 5").await;
+        let mut gone = started("", "exit 5").await;
         assert!(gone.ended(LIMIT).await.is_some());
         assert!(gone.kill().is_err_and(|e| e.contains("ended by itself: exit status: 5")));
-        let deaf = started(&format!("trap '' TERM; {STAYS}")).await.terminate(Duration::ZERO).await;
+        let deaf = started("", STAYS).await.terminate(Duration::ZERO).await;
         assert!(deaf.as_ref().is_err_and(|e| e.contains("did not end within")), "{deaf:?}");
     }
 
