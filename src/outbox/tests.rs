@@ -10,9 +10,11 @@ use bytes::Bytes;
 use causeway_storage::Position;
 use proptest::prelude::*;
 
+use super::waiting::REPLY_OVERHEAD_BYTES;
 use super::*;
 
-const LIMITS: OutboxLimits = OutboxLimits { max_bytes: 100, max_reply_bytes: 50, max_bad_messages: 3 };
+const LIMITS: OutboxLimits =
+    OutboxLimits { max_bytes: 100, max_reply_bytes: 50 + REPLY_OVERHEAD_BYTES, max_bad_messages: 3 };
 
 fn greeted(version: u64) -> Outbox {
     let outbox = Outbox::new(1, LIMITS);
@@ -307,6 +309,13 @@ fn a_reader_waits_while_many_answers_are_queued() {
     assert_eq!(polled(&mut wait), Poll::Pending);
     take(&outbox);
     assert!(polled(&mut wait).is_ready());
+    // An empty answer takes room as well.
+    let mut wait: std::pin::Pin<&mut dyn Future<Output = ()>> = pin!(outbox.wait_drained());
+    outbox.reply(Bytes::new());
+    assert!(polled(&mut wait).is_ready());
+    let mut wait: std::pin::Pin<&mut dyn Future<Output = ()>> = pin!(outbox.wait_drained());
+    outbox.reply(Bytes::new());
+    assert_eq!(polled(&mut wait), Poll::Pending);
     // Held acks are answers too, and a close ends the wait.
     let outbox = fallen_back();
     outbox.deliver([Delivery::Ack { frames: vec![b'x'; 51].into(), version: 5 }]);

@@ -29,6 +29,9 @@ pub(super) struct Waiting {
     pub(super) pages_failed: bool,
 }
 
+/// What a reply takes beside its bytes, about: else a quarter of a megabyte of empty pongs would be fifteen.
+pub(super) const REPLY_OVERHEAD_BYTES: usize = 100;
+
 #[derive(Debug)]
 struct Item {
     bytes: Bytes,
@@ -50,6 +53,11 @@ enum Kind {
 impl Item {
     fn is_reply(&self) -> bool {
         matches!(self.kind, Kind::Ack(_) | Kind::Reply)
+    }
+
+    /// What it takes of `max_reply_bytes`.
+    fn reply_bytes(&self) -> usize {
+        if self.is_reply() { self.bytes.len() + REPLY_OVERHEAD_BYTES } else { 0 }
     }
 }
 
@@ -143,7 +151,7 @@ impl Waiting {
             && let Some(ack) = self.held_acks.pop_front()
         {
             // Its bytes are counted already.
-            self.reply_bytes -= ack.bytes.len();
+            self.reply_bytes -= ack.reply_bytes();
             self.push(ack);
         }
         if more {
@@ -164,9 +172,7 @@ impl Waiting {
             && let Some(item) = self.queue.pop_front()
         {
             bytes += item.bytes.len();
-            if item.is_reply() {
-                self.reply_bytes -= item.bytes.len();
-            }
+            self.reply_bytes -= item.reply_bytes();
             match item.kind {
                 Kind::Live(version) => self.taken_version = version,
                 Kind::Page(version) => {
@@ -214,9 +220,7 @@ impl Waiting {
         }
         self.queued_pages += usize::from(matches!(item.kind, Kind::Page(_)));
         self.queued_bytes += item.bytes.len();
-        if item.is_reply() {
-            self.reply_bytes += item.bytes.len();
-        }
+        self.reply_bytes += item.reply_bytes();
         self.queue.push_back(item);
     }
 
@@ -245,7 +249,7 @@ impl Waiting {
                 *skipped = ack.max(*skipped);
                 // Nor does an ack overtake another.
                 if ack > *complete || !self.held_acks.is_empty() {
-                    self.reply_bytes += item.bytes.len();
+                    self.reply_bytes += item.reply_bytes();
                     self.held_acks.push_back(item);
                     return;
                 }
