@@ -21,6 +21,8 @@ pub struct Channel {
     followers: Vec<Arc<Outbox>>,
     /// `None` while the channel is idle, or after an error: then it is opened anew for the next update.
     store: Option<Box<dyn ChannelStore>>,
+    /// Whether a commit has failed that may have reached the disk all the same, above `version`.
+    in_doubt: bool,
     used: Instant,
 }
 
@@ -34,15 +36,19 @@ impl Channel {
             version: opened.head().version,
             followers: Vec::new(),
             store: Some(opened),
+            in_doubt: false,
             used: Instant::now(),
         })
     }
 
-    /// Adds a follower, greeted at the channel's version.
-    pub fn join(&mut self, outbox: Arc<Outbox>) -> Arc<Encoder> {
+    /// Adds a follower, greeted at the channel's version: the disk's, which others may have seen in a page.
+    pub fn join(&mut self, store: &dyn ChangeStore, outbox: Arc<Outbox>) -> Result<Arc<Encoder>, StoreError> {
+        if self.in_doubt {
+            self.opened(store)?;
+        }
         outbox.greet(self.encoder.connected(self.version), self.version);
         self.followers.push(outbox);
-        self.encoder.clone()
+        Ok(self.encoder.clone())
     }
 
     /// Takes a follower away.
@@ -99,7 +105,7 @@ impl Channel {
             }
             Err(e) => {
                 tracing::error!(channel = %self.name, error = %e, updates = pending.len(), "commit failed");
-                self.store = None;
+                (self.store, self.in_doubt) = (None, true);
                 for Pending { outbox, update } in pending {
                     let refusal = Refusal {
                         code: Code::Storage,
@@ -119,19 +125,7 @@ impl Channel {
         pending: &[Pending],
         clamp: &Clamp,
     ) -> Result<Vec<Outcome>, StoreError> {
-        let opened = match &mut self.store {
-            Some(opened) => opened,
-            closed => {
-                let opened = store.open(&self.name)?;
-                let version = opened.head().version;
-                if version > self.version {
-                    // A commit whose senders were told of an error has reached the disk all the same.
-                    self.followers.iter().for_each(|follower| follower.missed(version));
-                }
-                self.version = version;
-                closed.insert(opened)
-            }
-        };
+        let opened = self.opened(store)?;
         let changes: Vec<Change<'_>> = pending.iter().flat_map(|p| p.update.changes()).collect();
         let mut rest = &changes[..];
         let updates: Vec<StoreUpdate<'_>> = pending
@@ -142,7 +136,25 @@ impl Channel {
                 StoreUpdate { site_id: update.site_id(), version: update.version, changes }
             })
             .collect();
-        merge(opened.as_mut(), &updates, clamp)
+        merge(opened, &updates, clamp)
+    }
+
+    /// Its store, opened if it is not.
+    fn opened(&mut self, store: &dyn ChangeStore) -> Result<&mut dyn ChannelStore, StoreError> {
+        let opened = match &mut self.store {
+            Some(opened) => opened,
+            closed => {
+                let opened = store.open(&self.name)?;
+                let version = opened.head().version;
+                if version > self.version {
+                    // A commit whose senders were told of an error has reached the disk all the same.
+                    self.followers.iter().for_each(|follower| follower.missed(version));
+                }
+                (self.version, self.in_doubt) = (version, false);
+                closed.insert(opened)
+            }
+        };
+        Ok(opened.as_mut())
     }
 }
 
