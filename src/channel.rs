@@ -23,6 +23,8 @@ pub struct Channel {
     followers: Vec<Arc<Outbox>>,
     /// `None` while the channel is idle, or after an error: then it is opened anew for the next update.
     store: Option<Box<dyn ChannelStore>>,
+    /// Whether a commit has failed that may have reached the disk all the same, above `version`.
+    in_doubt: bool,
     used: Instant,
     /// When old peers are next looked for.
     peers_due: Instant,
@@ -53,16 +55,20 @@ impl Channel {
             version: opened.head().version,
             followers: Vec::new(),
             store: Some(opened),
+            in_doubt: false,
             used: Instant::now(),
             peers_due: Instant::now(),
         })
     }
 
-    /// Adds a follower, greeted at the channel's version.
-    pub fn join(&mut self, outbox: Arc<Outbox>) -> Arc<Encoder> {
+    /// Adds a follower, greeted at the channel's version: the disk's, which others may have seen in a page.
+    pub fn join(&mut self, store: &dyn ChangeStore, outbox: Arc<Outbox>) -> Result<Arc<Encoder>, StoreError> {
+        if self.in_doubt {
+            self.opened(store)?;
+        }
         outbox.greet(self.encoder.connected(self.version), self.version);
         self.followers.push(outbox);
-        self.encoder.clone()
+        Ok(self.encoder.clone())
     }
 
     /// Takes a follower away.
@@ -125,7 +131,7 @@ impl Channel {
             }
             Err(e) => {
                 tracing::error!(channel = %self.name, error = %e, updates = pending.len(), "commit failed");
-                self.store = None;
+                (self.store, self.in_doubt) = (None, true);
                 for Pending { outbox, update } in pending {
                     let refusal = Refusal {
                         code: Code::Storage,
@@ -145,25 +151,8 @@ impl Channel {
         pending: &[Pending],
         rules: &CommitRules,
     ) -> Result<Vec<Outcome>, StoreError> {
-        let opened = match &mut self.store {
-            Some(opened) => opened,
-            closed => {
-                let opened = store.open(&self.name)?;
-                let version = opened.head().version;
-                if version > self.version {
-                    // A commit whose senders were told of an error has reached the disk all the same.
-                    self.followers.iter().for_each(|follower| follower.missed(version));
-                }
-                self.version = version;
-                closed.insert(opened)
-            }
-        };
-        if self.used >= self.peers_due {
-            let forgotten = forget_peers(opened.as_mut(), rules.peer_retention)?;
-            // What was more than one commit takes is next time's.
-            let interval = PEER_SWEEP_INTERVAL.min(rules.peer_retention);
-            self.peers_due = if forgotten < PEER_SWEEP_MAX { self.used + interval } else { self.used };
-        }
+        self.forget_peers(store, rules.peer_retention)?;
+        let opened = self.opened(store)?;
         let changes: Vec<Change<'_>> = pending.iter().flat_map(|p| p.update.changes()).collect();
         let mut rest = &changes[..];
         let updates: Vec<StoreUpdate<'_>> = pending
@@ -174,20 +163,45 @@ impl Channel {
                 StoreUpdate { site_id: update.site_id(), version: update.version, changes }
             })
             .collect();
-        merge(opened.as_mut(), &updates, &rules.clamp)
+        merge(opened, &updates, &rules.clamp)
     }
-}
 
-/// Forgets peers that were not heard of for that long, in a commit of its own; gives how many.
-fn forget_peers(store: &mut dyn ChannelStore, retention: Duration) -> Result<usize, StoreError> {
-    let seen_s = unix_time_s().saturating_sub(retention.as_secs());
-    store.begin()?;
-    let forgotten = store.forget_peers(seen_s, PEER_SWEEP_MAX);
-    match forgotten {
-        Ok(1..) => store.commit(store.head())?,
-        _ => store.rollback(),
+    /// Forgets, if it is time to, the peers that were not heard of for that long, in a commit of its own.
+    fn forget_peers(&mut self, store: &dyn ChangeStore, retention: Duration) -> Result<(), StoreError> {
+        if self.used < self.peers_due {
+            return Ok(());
+        }
+        let seen_s = unix_time_s().saturating_sub(retention.as_secs());
+        let opened = self.opened(store)?;
+        opened.begin()?;
+        let forgotten = opened.forget_peers(seen_s, PEER_SWEEP_MAX);
+        match forgotten {
+            Ok(1..) => opened.commit(opened.head())?,
+            _ => opened.rollback(),
+        }
+        // What was more than one commit takes is next time's.
+        let interval = PEER_SWEEP_INTERVAL.min(retention);
+        self.peers_due = if forgotten? < PEER_SWEEP_MAX { self.used + interval } else { self.used };
+        Ok(())
     }
-    forgotten
+
+    /// Its store, opened if it is not.
+    fn opened(&mut self, store: &dyn ChangeStore) -> Result<&mut dyn ChannelStore, StoreError> {
+        let opened = match &mut self.store {
+            Some(opened) => opened,
+            closed => {
+                let opened = store.open(&self.name)?;
+                let version = opened.head().version;
+                if version > self.version {
+                    // A commit whose senders were told of an error has reached the disk all the same.
+                    self.followers.iter().for_each(|follower| follower.missed(version));
+                }
+                (self.version, self.in_doubt) = (version, false);
+                closed.insert(opened)
+            }
+        };
+        Ok(opened.as_mut())
+    }
 }
 
 #[cfg(test)]

@@ -331,18 +331,16 @@ async fn write_loop(
 fn read_page(relay: &Arc<Relay>, member: &Member, start: PageStart) {
     let limits =
         PageLimits { max_bytes: relay.config.page_max_bytes, max_changes: relay.config.page_max_changes };
-    let (relay, channel) = (relay.clone(), member.channel.clone());
+    let (reading, channel) = (relay.clone(), member.channel.clone());
     let (metrics, encoder) = (relay.metrics.clone(), member.encoder.clone());
     let outbox = Arc::downgrade(&member.outbox);
     let expected = ExpectedPage { outbox: outbox.clone(), came: false };
-    let work = relay.work.clone();
-    work.spawn(
+    relay.work.spawn(
         move || {
             // Those who have gone meanwhile leave no read behind for others to wait for.
             outbox.upgrade()?;
-            Some(relay.readers.read(&channel, start, limits).inspect_err(|e| {
-                tracing::error!(%channel, error = %e, "cannot read a page");
-            }))
+            let read = reading.readers.read(&channel, start, limits);
+            Some(read.inspect_err(|e| tracing::error!(%channel, error = %e, "cannot read a page")))
         },
         move |read| {
             let (Some(read), Some(outbox)) = (read, expected.outbox.upgrade()) else { return };

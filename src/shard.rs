@@ -299,7 +299,12 @@ impl Worker {
     }
 
     fn join(&mut self, name: &Arc<str>, outbox: Arc<Outbox>) -> Result<Arc<Encoder>, StoreError> {
-        Ok(self.channel(name)?.join(outbox))
+        let (channel, store) = self.channel(name)?;
+        let was_open = channel.is_open();
+        let joined = channel.join(store, outbox);
+        let opened = channel.is_open() && !was_open;
+        self.open_stores += usize::from(opened);
+        joined
     }
 
     fn leave(&mut self, name: &str, connection: ConnectionId) {
@@ -308,7 +313,8 @@ impl Worker {
         }
     }
 
-    fn channel(&mut self, name: &Arc<str>) -> Result<&mut Channel, StoreError> {
+    /// The channel, opened if it is not known, and the store that it is in.
+    fn channel(&mut self, name: &Arc<str>) -> Result<(&mut Channel, &dyn ChangeStore), StoreError> {
         if !self.channels.contains_key(name) {
             let opened = Channel::open(self.store.as_ref(), name).inspect_err(|e| {
                 tracing::error!(channel = %name, error = %e, "cannot open the channel");
@@ -316,7 +322,8 @@ impl Worker {
             self.open_stores += 1;
             self.channels.insert(name.clone(), opened);
         }
-        Ok(self.channels.get_mut(name).expect("it is there, or was put there"))
+        let channel = self.channels.get_mut(name).expect("it is there, or was put there");
+        Ok((channel, self.store.as_ref()))
     }
 
     /// Commits the updates of one channel, in as few commits as the limits allow.

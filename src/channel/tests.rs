@@ -38,7 +38,11 @@ impl House {
         let mut channel = Channel::open(store.as_ref(), &"c".into()).unwrap();
         let limits = OutboxLimits { max_bytes: 1 << 20, max_reply_bytes: 1 << 20, max_bad_messages: 1000 };
         let outboxes: Vec<_> = (0..connections).map(|id| Arc::new(Outbox::new(id, limits))).collect();
-        let encoder = outboxes.iter().map(|outbox| channel.join(outbox.clone())).last().unwrap();
+        let encoder = outboxes
+            .iter()
+            .map(|outbox| channel.join(store.as_ref(), outbox.clone()).unwrap())
+            .last()
+            .unwrap();
         let mut house = House { store, channel, outboxes, encoder, metrics: Metrics::default() };
         for connection in 0..connections as usize {
             let greeting = house.received(connection).remove(0);
@@ -203,7 +207,6 @@ fn a_commit_that_fails_after_it_is_durable_reaches_everyone_with_the_next() {
     house.store.fail(Fails::AfterCommit);
     house.commit(&[(0, 1, &[(1, 1), (2, 1)])]);
     assert_eq!(house.received(0), [storage(1)]);
-    // A client that comes now is greeted below it and given it with the others.
     house.commit(&[(1, 2, &[(3, 1)]), (0, 3, &[(1, 1)])]);
     let all = page(&[((1, 1), 1, 0), ((2, 1), 1, 1), ((3, 1), 2, 0)], 2);
     assert_eq!(house.received(0), [all.clone(), ack(2, 3)]);
@@ -213,6 +216,27 @@ fn a_commit_that_fails_after_it_is_durable_reaches_everyone_with_the_next() {
     house.commit(&[(1, 4, &[(3, 2)])]);
     assert_eq!(house.received(0), [update(3, &[(3, 2)])]);
     assert_eq!(house.received(1), [ack(3, 4)]);
+}
+
+/// A page has shown it to somebody already, and versions never fall.
+#[test]
+fn who_comes_after_a_commit_that_failed_when_it_was_durable_is_greeted_at_its_version() {
+    let mut house = House::new(2);
+    house.store.fail(Fails::AfterCommit);
+    house.commit(&[(0, 1, &[(1, 1)])]);
+    assert_eq!(house.received(0), [storage(1)]);
+    let limits = OutboxLimits { max_bytes: 1 << 20, max_reply_bytes: 1 << 20, max_bad_messages: 1000 };
+    let late = Arc::new(Outbox::new(2, limits));
+    house.store.fail(Fails::AtOpen);
+    assert!(house.channel.join(house.store.as_ref(), late.clone()).is_err(), "its version cannot be told");
+    house.channel.join(house.store.as_ref(), late.clone()).unwrap();
+    house.outboxes.push(late);
+    assert_eq!(house.received(2), [json!({"type": "connected", "version": 1})]);
+    // Those who were there are not left behind either, and the next commit is for all.
+    let row = json!(["t", "row 1", "c", 0, 1, 1, "s", 1, 0]);
+    assert_eq!(house.received(1), [json!({"type": "update", "version": 1, "changes": [row]})]);
+    house.commit(&[(1, 2, &[(2, 1)])]);
+    assert_eq!(house.received(2), [update(2, &[(2, 1)])]);
 }
 
 proptest! {

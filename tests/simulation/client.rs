@@ -49,6 +49,8 @@ struct Session {
     greeted: bool,
     /// Whether the answer to a pull has begun. What came before it is above a gap.
     pulled: bool,
+    /// Whether the last page has said that another follows.
+    more: bool,
     /// No update may be below this, and no ack below that.
     floor: u64,
     ack_floor: u64,
@@ -295,15 +297,20 @@ impl Client {
     }
 
     fn updated(&mut self, session: &mut Session, version: u64, message: &Value) {
-        self.oracle.count("updates");
         self.sees(version, message);
         self.seen = self.seen.max(version);
-        if let Some(more) = message["more"].as_bool() {
-            self.oracle.count(if more { "pages with more" } else { "last pages" });
-            if !session.pulled {
-                // Nothing else has `more` before the answer to the first pull.
-                session.pulled = true;
-                session.floor = session.pulls.remove(0);
+        match message["more"].as_bool() {
+            None => self.oracle.count("live updates"),
+            Some(more) => {
+                self.oracle.count("pages");
+                if !session.pulled {
+                    // Nothing has `more` before the answer to the first pull.
+                    session.pulled = true;
+                    session.floor = session.pulls.remove(0);
+                } else if !session.more && session.pulls.is_empty() {
+                    self.oracle.count("falls back to pages");
+                }
+                session.more = more;
             }
         }
         if version < session.floor
@@ -316,6 +323,9 @@ impl Client {
         self.oracle.expect(version >= floor, || format!("{}: {message} after version {floor}", self.name));
         session.floor = version;
         let changes = message::changes(message);
+        if session.more && changes.last().is_some_and(|change| change.db_version > version) {
+            self.oracle.count("versions split over pages");
+        }
         self.oracle.received(&self.habits.channel, &self.name, version, &changes);
         self.model.update(&changes);
         self.applied(session, version, true);
@@ -323,8 +333,8 @@ impl Client {
 
     /// A message of that version is applied.
     fn applied(&mut self, session: &mut Session, version: u64, counts: bool) {
-        session.reached = session.reached.max(version);
         if session.pulled {
+            session.reached = session.reached.max(version);
             self.oracle.holds(&self.habits.channel, &self.name, &mut self.model, &mut self.checked, version);
             if counts {
                 self.cursor = version;

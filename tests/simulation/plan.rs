@@ -101,7 +101,10 @@ impl Plan {
             tick: Duration::from_millis(random.pick(&[2, 5, 10])),
             latency: (fast, fast + random.millis(1..=60)),
             segments: random.pick(&[16, 16, 32, 64]),
-            work: (Duration::from_micros(random.between(0..=1000)), random.millis(2..=40)),
+            work: (
+                Duration::from_micros(random.between(0..=1000)),
+                Duration::from_millis(random.pick(&[3, 10, 40])),
+            ),
             duration,
             clients,
             faults,
@@ -112,7 +115,7 @@ impl Plan {
 /// A server of small bounds, which are soon reached.
 fn config(random: &mut Random) -> Config {
     Config {
-        page_max_changes: random.between(2..=5) as usize,
+        page_max_changes: random.pick(&[2, 3, 5, 40]),
         page_max_bytes: random.pick(&[256, 1024, 1 << 20]),
         outbox_max_bytes: random.pick(&[1024, 1024, 2048, 1 << 20]),
         max_reply_bytes: random.pick(&[1024, 4096]),
