@@ -9,6 +9,7 @@
 //! | [`mod@backend`], [`registry`] | what a backend says of itself; the backends by name |
 //! | [`sqlite`], [`sled`], [`memory`] | the backends |
 //! | [`conformance`] | the one suite that every backend passes |
+//! | [`faulty`] | a store that fails on command, for tests |
 //! | [`names`], [`lock`], [`error`] | channel names as file names, the data directory's lock, errors |
 //!
 //! Nothing in here knows of the server, of sockets or of JSON.
@@ -18,6 +19,7 @@ pub mod change;
 pub mod conformance;
 pub mod digest;
 pub mod error;
+pub mod faulty;
 pub mod lock;
 pub mod memory;
 pub mod merge;
