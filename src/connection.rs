@@ -22,6 +22,7 @@ use crate::protocol::frame::{self, Broken, Event, FrameCollector, close};
 use crate::protocol::{Code, Incoming, Refusal};
 use crate::relay::{Member, Relay};
 use crate::shard::Job;
+use crate::unavailable::Use;
 
 /// What one read asks the system for, in bytes. The buffer belongs to the thread, not to the connection.
 const READ_BYTES: usize = 64 * 1024;
@@ -330,12 +331,14 @@ fn read_page(relay: &Arc<Relay>, member: &Member, start: PageStart) {
         let expected = ExpectedPage { outbox: &outbox };
         match relay.readers.read(&channel, start, limits) {
             Ok((page, end)) => {
+                relay.metrics.storage_works(&channel, Use::Read);
                 relay.metrics.sent_page(page.changes());
                 outbox.page(end, |version, more| page.finish(&encoder, version, more));
                 std::mem::forget(expected);
             }
             Err(e) => {
                 tracing::error!(%channel, error = %e, "cannot read a page");
+                relay.metrics.storage_failed(&channel, Use::Read, &e);
                 let message = "the server could not read the channel; come back later";
                 let refusal = Refusal::new(Code::Storage, message);
                 relay.metrics.refused(refusal.code);

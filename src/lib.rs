@@ -12,7 +12,7 @@
 //! | [`fanout`] | what a commit tells whom |
 //! | [`outbox`] | a connection's bounded out-queue and its cursor |
 //! | [`page`] | what a client missed, a bounded piece at a time |
-//! | [`config`], [`metrics`] | every setting; every count |
+//! | [`config`], [`metrics`], [`unavailable`] | every setting; every count; channels whose store fails |
 //!
 //! Imports point down this list. Storage is a crate of its own, `causeway-storage`.
 
@@ -29,3 +29,4 @@ pub mod relay;
 pub mod routes;
 pub mod server;
 pub mod shard;
+pub mod unavailable;

@@ -21,6 +21,7 @@ use crate::metrics::{ChannelStats, Metrics, ShardStats};
 use crate::outbox::{ConnectionId, Outbox};
 use crate::protocol::encode::Encoder;
 use crate::queue::Queue;
+use crate::unavailable::Use;
 
 /// How often a shard looks for channels to close, at least.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
@@ -286,7 +287,9 @@ impl Worker {
         if !self.channels.contains_key(name) {
             let opened = Channel::open(self.store.as_ref(), name).inspect_err(|e| {
                 tracing::error!(channel = %name, error = %e, "cannot open the channel");
+                self.metrics.storage_failed(name, Use::Write, e);
             })?;
+            self.metrics.storage_works(name, Use::Write);
             self.open_stores += 1;
             self.channels.insert(name.clone(), opened);
         }

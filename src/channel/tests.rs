@@ -174,7 +174,7 @@ fn a_commit_that_fails_is_answered_to_its_senders_and_nobody_else() {
             house.channel.close();
         }
         (0..3).for_each(|connection| drop(house.received(connection)));
-        house.faults.once(fails, Fault::Engine);
+        house.faults.once("c", fails, Fault::Engine);
         house.commit(&[(0, 2, &[(1, 2)]), (1, 3, &[(2, 2)]), (0, 4, &[(1, 3)])]);
         assert!(!house.channel.is_open(), "{fails:?}");
         assert_eq!(house.received(0), [storage(2), storage(4)], "{fails:?}");
@@ -200,7 +200,7 @@ fn a_commit_that_fails_after_it_is_durable_reaches_everyone_with_the_next() {
         json!({"type": "update", "version": version, "changes": writes.iter().map(row).collect::<Vec<_>>()})
     };
     let mut house = House::new(3);
-    house.faults.once(At::Committed, Fault::Engine);
+    house.faults.once("c", At::Committed, Fault::Engine);
     house.commit(&[(0, 1, &[(1, 1), (2, 1)])]);
     assert_eq!(house.received(0), [storage(1)]);
     // A client that comes now is greeted below it and given it with the others.

@@ -1,7 +1,7 @@
 //! A store that fails on command, around one that does not: for tests of what a failing disk does to everybody else.
 //! It is in no registry.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -39,12 +39,26 @@ pub enum Fault {
     Corrupt,
     /// It takes that long, and then works.
     Slow(Duration),
+    /// It takes until [`Faults::release`], and then works.
+    Held,
 }
 
 /// The command over a [`Faulty`]; clones command the same store.
 #[derive(Clone, Debug, Default)]
-pub struct Faults {
-    set: Arc<Mutex<Vec<Set>>>,
+pub struct Faults(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    set: Vec<Set>,
+    /// How many wait for the next release, and how many releases there were.
+    held: usize,
+    releases: u64,
 }
 
 #[derive(Debug)]
@@ -57,56 +71,77 @@ struct Set {
 }
 
 impl Faults {
-    /// The next `times` (`None`: all until [`Faults::clear`]) at `at` meet the fault, of that channel or of all.
+    /// The next `times` (`None`: all until [`Faults::clear`]) at `at` meet the fault, of that channel or of all. Of
+    /// several, the one that was set first strikes first.
     pub fn set(&self, channel: Option<&str>, at: At, fault: Fault, times: Option<usize>) {
-        self.lock().push(Set { channel: channel.map(Into::into), at, fault, left: times });
+        self.lock().set.push(Set { channel: channel.map(Into::into), at, fault, left: times });
     }
 
-    /// The next at `at` meets the fault, whatever its channel.
-    pub fn once(&self, at: At, fault: Fault) {
-        self.set(None, at, fault, Some(1));
+    /// The next of the channel at `at` meets the fault.
+    pub fn once(&self, channel: &str, at: At, fault: Fault) {
+        self.set(Some(channel), at, fault, Some(1));
     }
 
-    /// Takes all faults back.
+    /// Takes all faults back that have not struck.
     pub fn clear(&self) {
-        self.lock().clear();
+        self.lock().set.clear();
     }
 
     /// Whether a fault waits to strike.
     pub fn are_set(&self) -> bool {
-        !self.lock().is_empty()
+        !self.lock().set.is_empty()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Set>> {
-        self.set.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Waits until somebody is [`Fault::Held`].
+    pub fn wait_held(&self) {
+        let waiting = self.0.changed.wait_while(self.lock(), |state| state.held == 0);
+        drop(waiting.unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Lets all go on that are [`Fault::Held`].
+    pub fn release(&self) {
+        let mut state = self.lock();
+        (state.held, state.releases) = (0, state.releases + 1);
+        self.0.changed.notify_all();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Meets the first fault that is set for here, if any.
     fn meet(&self, channel: &str, here: At) -> Result<()> {
-        let mut set = self.lock();
+        let mut state = self.lock();
         let strikes = |set: &Set| set.at == here && set.channel.as_deref().is_none_or(|only| only == channel);
-        let Some(place) = set.iter().position(strikes) else { return Ok(()) };
-        let fault = set[place].fault;
-        if let Some(left) = &mut set[place].left {
+        let Some(place) = state.set.iter().position(strikes) else { return Ok(()) };
+        let fault = state.set[place].fault;
+        if let Some(left) = &mut state.set[place].left {
             *left -= 1;
             if *left == 0 {
-                set.remove(place);
+                state.set.remove(place);
             }
         }
-        drop(set);
-        let (channel, engine) = (channel.to_owned(), "faulty");
-        let doing = "doing as it was told";
+        let (channel, engine, doing) = (channel.to_owned(), "faulty", "doing as it was told");
         Err(match fault {
-            Fault::Slow(time) => {
-                thread::sleep(time);
-                return Ok(());
-            }
             Fault::Engine => StoreError::Engine { channel, engine, doing, detail: "disk I/O error".into() },
             Fault::Full => {
                 StoreError::Full { channel, engine, doing, detail: "database or disk is full".into() }
             }
             Fault::Corrupt => {
                 StoreError::Corrupt { channel, detail: "database disk image is malformed".into() }
+            }
+            Fault::Slow(time) => {
+                drop(state);
+                thread::sleep(time);
+                return Ok(());
+            }
+            Fault::Held => {
+                let releases = state.releases;
+                state.held += 1;
+                self.0.changed.notify_all();
+                let released = self.0.changed.wait_while(state, |state| state.releases == releases);
+                drop(released.unwrap_or_else(PoisonError::into_inner));
+                return Ok(());
             }
         })
     }
