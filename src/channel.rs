@@ -125,7 +125,6 @@ impl Channel {
                 fanout.tell(&self.followers);
             }
             Err(e) => {
-                tracing::error!(channel = %self.name, error = %e, updates = pending.len(), "commit failed");
                 metrics.storage_failed(&self.name, Use::Write, &e);
                 self.store = None;
                 for Pending { outbox, update } in pending {

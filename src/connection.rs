@@ -337,7 +337,6 @@ fn read_page(relay: &Arc<Relay>, member: &Member, start: PageStart) {
                 std::mem::forget(expected);
             }
             Err(e) => {
-                tracing::error!(%channel, error = %e, "cannot read a page");
                 relay.metrics.storage_failed(&channel, Use::Read, &e);
                 let message = "the server could not read the channel; come back later";
                 let refusal = Refusal::new(Code::Storage, message);

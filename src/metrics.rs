@@ -111,6 +111,7 @@ pub struct Metrics {
     open_stores: Gauge,
     outbox_bytes: Gauge,
     lagging: Gauge,
+    silent_shards: Gauge,
 }
 
 /// The messages that clients send.
@@ -195,6 +196,11 @@ impl Default for Metrics {
             open_stores: gauge(r, "open_stores", "Channels whose store is open"),
             outbox_bytes: gauge(r, "outbox_bytes", "Bytes that wait in the outboxes of all connections"),
             lagging: gauge(r, "lagging_connections", "Connections that fell back to pages"),
+            silent_shards: gauge(
+                r,
+                "silent_shards",
+                "Shards in the middle of a commit that takes long; what is theirs is missing here",
+            ),
             registry,
         }
     }
@@ -306,16 +312,23 @@ impl Metrics {
         }
     }
 
-    /// The store has failed a channel.
+    /// The store has failed a channel. The first failure is logged, those after it are counted: on a full disk the log is
+    /// not to grow with every update.
     pub fn storage_failed(&self, channel: &str, using: Use, error: &StoreError) {
         let kind = StoreError::KINDS.iter().position(|kind| *kind == error.kind());
         self.storage_errors[kind.unwrap_or(0)].inc();
-        self.unavailable.failed(channel, using);
+        let to = using.as_str();
+        match self.unavailable.failed(channel, using) {
+            true => tracing::error!(channel, to, %error, "the store fails; told again when it works"),
+            false => tracing::debug!(channel, to, %error, "the store still fails"),
+        }
     }
 
     /// The store has done what it was asked for the channel.
     pub fn storage_works(&self, channel: &str, using: Use) {
-        self.unavailable.works(channel, using);
+        if self.unavailable.works(channel, using) {
+            tracing::info!(channel, to = using.as_str(), "the store works again");
+        }
     }
 
     /// A commit is durable.
@@ -332,13 +345,19 @@ impl Metrics {
     }
 
     /// The whole of it as Prometheus text, with the `max` busiest channels of all shards one by one, and at
-    /// most `max` that are unavailable.
-    pub fn encode(&self, shards: Vec<ShardStats>, max: usize) -> Result<String, std::fmt::Error> {
+    /// most `max` that are unavailable. `silent` shards are not among them.
+    pub fn encode(
+        &self,
+        shards: Vec<ShardStats>,
+        silent: usize,
+        max: usize,
+    ) -> Result<String, std::fmt::Error> {
         let sum = |of: fn(&ShardStats) -> usize| shards.iter().map(of).sum::<usize>() as i64;
         self.channels.set(sum(|s| s.channels));
         self.open_stores.set(sum(|s| s.open_stores));
         self.outbox_bytes.set(sum(|s| s.outbox_bytes));
         self.lagging.set(sum(|s| s.lagging));
+        self.silent_shards.set(silent as i64);
         let mut busiest: Vec<_> = shards.into_iter().flat_map(|s| s.busiest).collect();
         ChannelStats::keep_busiest(&mut busiest, max);
         self.channel_connections.clear();

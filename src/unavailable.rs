@@ -35,22 +35,23 @@ pub struct Unavailable {
 }
 
 impl Unavailable {
-    /// The channel's store has failed.
-    pub fn failed(&self, channel: &str, using: Use) {
+    /// The channel's store has failed; gives whether that is news.
+    pub fn failed(&self, channel: &str, using: Use) -> bool {
         let mut channels = self.lock();
-        if channels.len() < MAX_CHANNELS {
-            channels.insert((channel.into(), using));
-        }
+        let is_new = channels.len() >= MAX_CHANNELS || channels.insert((channel.into(), using));
         self.count.store(channels.len(), Relaxed);
+        is_new
     }
 
-    /// The channel's store has done what it was asked.
-    pub fn works(&self, channel: &str, using: Use) {
-        if self.count.load(Relaxed) > 0 {
-            let mut channels = self.lock();
-            channels.remove(&(channel.into(), using));
-            self.count.store(channels.len(), Relaxed);
+    /// The channel's store has done what it was asked; gives whether that is news.
+    pub fn works(&self, channel: &str, using: Use) -> bool {
+        if self.count.load(Relaxed) == 0 {
+            return false;
         }
+        let mut channels = self.lock();
+        let is_new = channels.remove(&(channel.into(), using));
+        self.count.store(channels.len(), Relaxed);
+        is_new
     }
 
     /// At most `max` of them.
@@ -71,14 +72,15 @@ mod tests {
     #[test]
     fn a_channel_is_listed_until_it_works_again_and_there_are_not_too_many() {
         let unavailable = Unavailable::default();
-        unavailable.failed("b", Use::Write);
-        unavailable.failed("b", Use::Read);
-        unavailable.failed("a", Use::Read);
-        unavailable.failed("a", Use::Read);
+        assert!(unavailable.failed("b", Use::Write));
+        assert!(unavailable.failed("b", Use::Read));
+        assert!(unavailable.failed("a", Use::Read));
+        assert!(!unavailable.failed("a", Use::Read));
         let (a, b) = ("a".into(), "b".into());
         assert_eq!(unavailable.list(2), [(a, Use::Read), (b, Use::Write)]);
-        unavailable.works("b", Use::Write);
-        unavailable.works("a", Use::Write);
+        assert!(unavailable.works("b", Use::Write));
+        assert!(!unavailable.works("b", Use::Write));
+        assert!(!unavailable.works("a", Use::Write));
         assert_eq!(unavailable.list(9), [("a".into(), Use::Read), ("b".into(), Use::Read)]);
         for n in 0..2 * MAX_CHANNELS {
             unavailable.failed(&format!("channel {n}"), Use::Write);

@@ -2,7 +2,7 @@
 
 use super::PATIENCE;
 use super::client::Client;
-use super::http::{Response, exchange};
+use super::http::{Response, encode, exchange, upgrade_request};
 use std::io::{BufRead, BufReader, Read};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
@@ -143,9 +143,30 @@ impl Server {
     }
 
     /// SIGTERM, which must end in exit code 0.
-    pub fn stop(mut self) {
+    pub fn stop(self) {
+        self.stop_and_log();
+    }
+
+    /// The same, and gives all that was logged.
+    pub fn stop_and_log(mut self) -> String {
         self.signal("TERM");
         assert_eq!(self.wait().code(), Some(0), "the exit code after SIGTERM");
+        self.stderr.take().map(|stderr| stderr.join().unwrap()).unwrap_or_default()
+    }
+
+    /// The lines of `/metrics` that begin so.
+    pub fn metrics(&self, prefix: &str) -> Vec<String> {
+        let text = self.http_get("/metrics").text();
+        text.lines().filter(|line| line.starts_with(prefix)).map(str::to_owned).collect()
+    }
+
+    /// A handshake that is answered 503, code `storage`.
+    #[track_caller]
+    pub fn expect_unavailable(&self, channel: &str) {
+        let answer = self.http(&upgrade_request(&format!("/?channel={}", encode(channel))));
+        assert_eq!(answer.status, 503, "{}", answer.text());
+        let body: serde_json::Value = serde_json::from_str(&answer.text()).unwrap();
+        assert_eq!(body["code"], "storage");
     }
 }
 

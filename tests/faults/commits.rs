@@ -24,8 +24,8 @@ fn a_failed_commit_is_told_to_its_sender_only(store: &str) {
         number: 10,
         fault: "A commit fails before anything of it is durable, at any step: an I/O error, a full disk, a corrupt page",
         sender: "`error` with code `storage` and the update's version as `received`; no ack",
-        others: "nothing of it, ever; the next good commit gets the next version; its channel is unavailable until then, \
-                 others of the same shard go on",
+        others: "nothing of it, ever; the next good commit gets the next version; `/metrics` names the channel \
+                 until then; others of the same shard go on",
         lost: "nothing",
         command: "cargo test --test faults a_failed_commit",
     });
@@ -181,8 +181,8 @@ fn a_channel_that_cannot_be_opened_is_refused(store: &str) {
     row(Row {
         number: 13,
         fault: "A channel cannot be opened: an I/O error, a full disk, a corrupt file",
-        sender: "its handshake is answered 503 with code `storage`; it can come again",
-        others: "nothing; channels of the same shard go on",
+        sender: "whoever connects to it is answered 503 with code `storage`, and can come again",
+        others: "nothing; `/metrics` names the channel until it opens; others of the same shard go on",
         lost: "nothing",
         command: "cargo test --test faults a_channel_that_cannot_be_opened",
     });

@@ -37,6 +37,7 @@ fn a_slow_commit_is_acked_when_it_is_durable_and_holds_up_its_own_shard_only(sto
         elsewhere.push(client);
     }
     assert!(!elsewhere.is_empty());
+    assert_eq!(house.metrics("causeway_silent_shards"), ["causeway_silent_shards 1"]);
     house.faults.release();
     assert_eq!(sender.recv_type("ack")["received"], 2);
     expect_told(&mut other, 2, 2);
@@ -62,7 +63,7 @@ fn a_slow_commit_is_acked_when_it_is_durable_and_holds_up_its_own_shard_only(sto
         number: 30,
         fault: "A commit takes long",
         sender: "no ack before it is durable; what it sends meanwhile is one commit, acked in order",
-        others: "nothing before it is durable; pulls of its channel are answered meanwhile; channels of other shards go on",
+        others: "nothing before it is durable; pulls of its channel and `/metrics` are answered meanwhile; channels of other shards go on",
         lost: "nothing",
         command: "cargo test --test faults a_slow_commit",
     });
