@@ -1,6 +1,8 @@
 //! The table of `docs/guarantees.md`, whose rows are written by the tests that have just seen what the row says. It
 //! needs nothing but the standard library, so that tests of other crates can take it in by `#[path]`.
 
+#![allow(dead_code, unreachable_pub, missing_docs, clippy::unwrap_used)]
+
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
