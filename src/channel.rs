@@ -14,6 +14,7 @@ use crate::metrics::Metrics;
 use crate::outbox::{ConnectionId, Outbox};
 use crate::protocol::encode::Encoder;
 use crate::protocol::{Code, Refusal};
+use crate::unavailable::Use;
 
 /// A channel that has followers, or had some a short while ago.
 pub struct Channel {
@@ -120,6 +121,7 @@ impl Channel {
         self.used = Instant::now();
         match self.merge(store, pending, rules) {
             Ok(outcomes) => {
+                metrics.storage_works(&self.name, Use::Write);
                 metrics.committed(
                     pending.iter().map(|p| p.update.len()).sum(),
                     self.used.elapsed(),
@@ -130,7 +132,7 @@ impl Channel {
                 fanout.tell(&self.followers);
             }
             Err(e) => {
-                tracing::error!(channel = %self.name, error = %e, updates = pending.len(), "commit failed");
+                metrics.storage_failed(&self.name, Use::Write, &e);
                 (self.store, self.in_doubt) = (None, true);
                 for Pending { outbox, update } in pending {
                     let refusal = Refusal {

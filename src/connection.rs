@@ -23,6 +23,7 @@ use crate::protocol::frame::{self, Broken, Event, FrameCollector, close};
 use crate::protocol::{Code, Incoming, Refusal};
 use crate::relay::{Member, Relay};
 use crate::shard::Job;
+use crate::unavailable::Use;
 
 /// What one read asks the system for, in bytes. The buffer belongs to the thread, not to the connection.
 const READ_BYTES: usize = 64 * 1024;
@@ -340,7 +341,11 @@ fn read_page(relay: &Arc<Relay>, member: &Member, start: PageStart) {
             // Those who have gone meanwhile leave no read behind for others to wait for.
             outbox.upgrade()?;
             let read = reading.readers.read(&channel, start, limits);
-            Some(read.inspect_err(|e| tracing::error!(%channel, error = %e, "cannot read a page")))
+            match &read {
+                Ok(_) => reading.metrics.storage_works(&channel, Use::Read),
+                Err(e) => reading.metrics.storage_failed(&channel, Use::Read, e),
+            }
+            Some(read)
         },
         move |read| {
             let (Some(read), Some(outbox)) = (read, expected.outbox.upgrade()) else { return };

@@ -14,7 +14,7 @@
 //! | [`page`] | what a client missed, a bounded piece at a time |
 //! | [`work`] | where work runs that may block |
 //! | [`admin`], [`backup`] | what an operator asks of a store; backup and restore |
-//! | [`config`], [`metrics`] | every setting; every count |
+//! | [`config`], [`metrics`], [`unavailable`] | every setting; every count; channels whose store fails |
 //!
 //! Imports point down this list. Storage is a crate of its own, `causeway-storage`.
 
@@ -34,4 +34,5 @@ pub mod relay;
 pub mod routes;
 pub mod server;
 pub mod shard;
+pub mod unavailable;
 pub mod work;

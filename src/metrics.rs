@@ -3,7 +3,7 @@
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use causeway_storage::Outcome;
+use causeway_storage::{Outcome, StoreError};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -12,6 +12,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::protocol::Code;
+use crate::unavailable::{Unavailable, Use};
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct CodeLabel {
@@ -26,6 +27,17 @@ struct TypeLabel {
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct OutcomeLabel {
     outcome: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct KindLabel {
+    kind: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct UseLabel {
+    channel: String,
+    to: &'static str,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -87,6 +99,9 @@ pub struct Metrics {
     lost: Counter,
     errors: [Counter; Code::ALL.len()],
     merge_errors: Counter,
+    storage_errors: [Counter; StoreError::KINDS.len()],
+    unavailable: Unavailable,
+    channel_unavailable: Family<UseLabel, Gauge>,
     commit_changes: Histogram,
     commit_seconds: Histogram,
     channel_connections: Family<ChannelLabel, Gauge>,
@@ -96,6 +111,7 @@ pub struct Metrics {
     open_stores: Gauge,
     outbox_bytes: Gauge,
     lagging: Gauge,
+    silent_shards: Gauge,
 }
 
 /// The messages that clients send.
@@ -121,6 +137,14 @@ impl Default for Metrics {
         r.register("errors", "Errors answered, by code", errors.clone());
         let merged = Family::<OutcomeLabel, Counter>::default();
         r.register("changes_merged", "Changes merged, by outcome", merged.clone());
+        let storage_errors = Family::<KindLabel, Counter>::default();
+        r.register("storage_errors", "Failures of the store, by kind", storage_errors.clone());
+        let channel_unavailable = Family::<UseLabel, Gauge>::default();
+        r.register(
+            "channel_unavailable",
+            "Channels whose store failed when it was last asked to write or to read",
+            channel_unavailable.clone(),
+        );
         let outcome = |outcome| merged.get_or_create(&OutcomeLabel { outcome }).clone();
         let message = |r#type| messages.get_or_create(&TypeLabel { r#type }).clone();
         let sent = |r#type| messages_out.get_or_create(&TypeLabel { r#type }).clone();
@@ -143,6 +167,10 @@ impl Default for Metrics {
             lost: outcome("lost"),
             errors: Code::ALL.map(|code| errors.get_or_create(&CodeLabel { code: code.as_str() }).clone()),
             merge_errors: counter(r, "merge_errors", "Updates that the store could not keep"),
+            storage_errors: StoreError::KINDS
+                .map(|kind| storage_errors.get_or_create(&KindLabel { kind }).clone()),
+            unavailable: Unavailable::default(),
+            channel_unavailable,
             commit_changes: histogram(
                 r,
                 "commit_changes",
@@ -168,6 +196,11 @@ impl Default for Metrics {
             open_stores: gauge(r, "open_stores", "Channels whose store is open"),
             outbox_bytes: gauge(r, "outbox_bytes", "Bytes that wait in the outboxes of all connections"),
             lagging: gauge(r, "lagging_connections", "Connections that fell back to pages"),
+            silent_shards: gauge(
+                r,
+                "silent_shards",
+                "Shards in the middle of a commit that takes long; what is theirs is missing here",
+            ),
             registry,
         }
     }
@@ -279,6 +312,25 @@ impl Metrics {
         }
     }
 
+    /// The store has failed a channel. The first failure is logged, those after it are counted: on a full disk the log is
+    /// not to grow with every update.
+    pub fn storage_failed(&self, channel: &str, using: Use, error: &StoreError) {
+        let kind = StoreError::KINDS.iter().position(|kind| *kind == error.kind());
+        self.storage_errors[kind.unwrap_or(0)].inc();
+        let to = using.as_str();
+        match self.unavailable.failed(channel, using) {
+            true => tracing::error!(channel, to, %error, "the store fails; told again when it works"),
+            false => tracing::debug!(channel, to, %error, "the store still fails"),
+        }
+    }
+
+    /// The store has done what it was asked for the channel.
+    pub fn storage_works(&self, channel: &str, using: Use) {
+        if self.unavailable.works(channel, using) {
+            tracing::info!(channel, to = using.as_str(), "the store works again");
+        }
+    }
+
     /// A commit is durable.
     pub fn committed(&self, changes: usize, took: Duration, outcomes: &[Outcome]) {
         let merged = outcomes.iter().map(|outcome| match outcome {
@@ -292,13 +344,20 @@ impl Metrics {
         self.commit_seconds.observe(took.as_secs_f64());
     }
 
-    /// The whole of it as Prometheus text, with the `max` busiest channels of all shards one by one.
-    pub fn encode(&self, shards: Vec<ShardStats>, max: usize) -> Result<String, std::fmt::Error> {
+    /// The whole of it as Prometheus text, with the `max` busiest channels of all shards one by one, and at
+    /// most `max` that are unavailable. `silent` shards are not among them.
+    pub fn encode(
+        &self,
+        shards: Vec<ShardStats>,
+        silent: usize,
+        max: usize,
+    ) -> Result<String, std::fmt::Error> {
         let sum = |of: fn(&ShardStats) -> usize| shards.iter().map(of).sum::<usize>() as i64;
         self.channels.set(sum(|s| s.channels));
         self.open_stores.set(sum(|s| s.open_stores));
         self.outbox_bytes.set(sum(|s| s.outbox_bytes));
         self.lagging.set(sum(|s| s.lagging));
+        self.silent_shards.set(silent as i64);
         let mut busiest: Vec<_> = shards.into_iter().flat_map(|s| s.busiest).collect();
         ChannelStats::keep_busiest(&mut busiest, max);
         self.channel_connections.clear();
@@ -309,6 +368,11 @@ impl Metrics {
             self.channel_connections.get_or_create(&label).set(connections as i64);
             self.channel_version.get_or_create(&label).set(version);
             self.channel_lag.get_or_create(&label).set(lag);
+        }
+        self.channel_unavailable.clear();
+        for (channel, using) in self.unavailable.list(max) {
+            let label = UseLabel { channel: channel.into(), to: using.as_str() };
+            self.channel_unavailable.get_or_create(&label).set(1);
         }
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &self.registry)?;

@@ -133,14 +133,16 @@ fn channel_of(query: Option<&str>) -> Result<String, String> {
 }
 
 async fn metrics(metrics: &Metrics, relay: Option<Arc<Relay>>) -> Answer {
-    let (stats, max) = match relay {
+    let (stats, silent, max) = match relay {
         Some(relay) => {
             let max = relay.config.metrics_channels;
-            (relay.shards.stats(max).await, max)
+            let stats = relay.shards.stats(max).await;
+            let silent = relay.shards.count() - stats.len();
+            (stats, silent, max)
         }
-        None => (Vec::new(), 0),
+        None => (Vec::new(), 0, 0),
     };
-    match metrics.encode(stats, max) {
+    match metrics.encode(stats, silent, max) {
         Ok(body) => {
             let mut answer = text(StatusCode::OK, body);
             let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";

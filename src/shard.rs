@@ -22,10 +22,14 @@ use crate::metrics::{ChannelStats, Metrics, ShardStats};
 use crate::outbox::{ConnectionId, Outbox};
 use crate::protocol::encode::Encoder;
 use crate::queue::Queue;
+use crate::unavailable::Use;
 use crate::work::Work;
 
 /// How often a shard looks for channels to close, at least.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long a shard may take to tell its facts: when the disk is slow, those of the others are wanted most.
+const STATS_WAIT: Duration = Duration::from_secs(1);
 
 /// All shards.
 pub struct Shards {
@@ -143,16 +147,26 @@ impl Shards {
         &self.shards[(hash % self.shards.len() as u64) as usize]
     }
 
-    /// The facts of all shards, each with its `max` busiest channels.
+    /// The facts of all shards, each with its `max` busiest channels. A shard that has stopped, or whose commit takes
+    /// longer than a second, is missing.
     pub async fn stats(&self, max: usize) -> Vec<ShardStats> {
-        let mut all = Vec::with_capacity(self.shards.len());
-        for shard in &self.shards {
+        let ask = |shard: &Shard| {
             let (stats, answer) = oneshot::channel();
             shard.queue.push(Job::Stats { max, stats });
-            // A shard that has stopped has nothing to say.
-            all.extend(answer.await);
+            answer
+        };
+        let answers: Vec<_> = self.shards.iter().map(ask).collect();
+        let deadline = tokio::time::Instant::now() + STATS_WAIT;
+        let mut all = Vec::with_capacity(answers.len());
+        for answer in answers {
+            all.extend(tokio::time::timeout_at(deadline, answer).await.ok().and_then(Result::ok));
         }
         all
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.shards.len()
     }
 
     /// Waits until the shards have done all that was brought to them, and closed their channels. Blocks.
@@ -316,9 +330,9 @@ impl Worker {
     /// The channel, opened if it is not known, and the store that it is in.
     fn channel(&mut self, name: &Arc<str>) -> Result<(&mut Channel, &dyn ChangeStore), StoreError> {
         if !self.channels.contains_key(name) {
-            let opened = Channel::open(self.store.as_ref(), name).inspect_err(|e| {
-                tracing::error!(channel = %name, error = %e, "cannot open the channel");
-            })?;
+            let opened = Channel::open(self.store.as_ref(), name)
+                .inspect_err(|e| self.metrics.storage_failed(name, Use::Write, e))?;
+            self.metrics.storage_works(name, Use::Write);
             self.open_stores += 1;
             self.channels.insert(name.clone(), opened);
         }

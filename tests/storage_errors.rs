@@ -4,8 +4,8 @@
 
 mod common;
 
-use common::{Server, cell, update, upgrade_request};
-use serde_json::Value;
+use common::guarantees::{Row, row};
+use common::{Server, cell, update};
 use std::fs;
 use std::thread;
 use std::time::Duration;
@@ -19,12 +19,24 @@ fn a_damaged_channel_answers_503_and_keeps_its_file() {
     let path = server.data.join("bad.db");
     fs::write(&path, RUBBISH).unwrap();
     for _ in 0..2 {
-        let answer = server.http(&upgrade_request("/?channel=bad"));
-        assert_eq!(answer.status, 503, "{}", answer.text());
-        assert_eq!(serde_json::from_str::<Value>(&answer.text()).unwrap()["code"], "storage");
+        server.expect_unavailable("bad");
     }
+    let unavailable = r#"causeway_channel_unavailable{channel="bad",to="write"} 1"#;
+    assert_eq!(server.metric_lines("causeway_channel_unavailable{"), [unavailable]);
+    let counted = r#"causeway_storage_errors_total{kind="corrupt"} 2"#;
+    assert!(server.metric_lines("causeway_storage_errors_total{").contains(&counted.to_owned()));
     assert_eq!(fs::read(&path).unwrap(), RUBBISH, "what may still be mended is not overwritten");
     assert_eq!(server.connect("good").pull_rows(0).len(), 1);
+    let log = server.stop_and_log();
+    assert!(log.contains(r#"channel "bad" is corrupt"#), "{log}");
+    row(Row {
+        number: 50,
+        fault: "A channel's SQLite file is rubbish",
+        sender: "whoever connects to it is answered 503 with code `storage`",
+        others: "nothing; the log and `/metrics` name the channel; its file is not written to; all others go on",
+        lost: "what was in the file: it needs its backup",
+        command: "cargo test --test storage_errors a_damaged_channel",
+    });
 }
 
 #[test]
@@ -51,4 +63,12 @@ fn an_update_that_cannot_be_stored_is_answered_and_not_acked() {
     let told = follower.recv_type("update");
     assert_eq!((&told["version"], told["changes"][0][1].as_str()), (&2.into(), Some("k3")));
     assert_eq!(sender.pull_rows(0).len(), 2);
+    row(Row {
+        number: 51,
+        fault: "A channel's SQLite file becomes rubbish while clients are connected, and is restored",
+        sender: "`error` with code `storage` until then; the next update is acked, on the same connection and without a restart",
+        others: "nothing of what failed; what follows gets the next version; all others go on",
+        lost: "nothing",
+        command: "cargo test --test storage_errors an_update_that_cannot_be_stored",
+    });
 }

@@ -1,7 +1,6 @@
 #![allow(clippy::unwrap_used)]
 
-mod failing;
-
+use causeway_storage::faulty::{At, Fault, Faults, Faulty};
 use causeway_storage::{Durability, Head, StoreOptions, memory};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -12,7 +11,6 @@ use crate::outbox::{OutboxLimits, Taken};
 use crate::page::{PageLimits, read_page};
 use crate::protocol::Incoming;
 use crate::protocol::decode::{DecodeRules, decode};
-use failing::{Failing, Fails};
 
 const RULES: CommitRules = CommitRules {
     clamp: Clamp { max_col_version_jump: 100, max_cl_jump: 100 },
@@ -21,7 +19,8 @@ const RULES: CommitRules = CommitRules {
 
 /// A channel with a few connections.
 struct House {
-    store: Arc<Failing>,
+    store: Arc<Faulty>,
+    faults: Faults,
     channel: Channel,
     outboxes: Vec<Arc<Outbox>>,
     encoder: Arc<Encoder>,
@@ -34,7 +33,8 @@ type Write = (u8, u64);
 impl House {
     fn new(connections: u64) -> Self {
         let options = StoreOptions { durability: Durability::Off, ..StoreOptions::new("nowhere") };
-        let store = Arc::new(Failing::new((memory::BACKEND.open)(&options).unwrap()));
+        let faults = Faults::default();
+        let store = Arc::new(Faulty::new((memory::BACKEND.open)(&options).unwrap(), faults.clone()));
         let mut channel = Channel::open(store.as_ref(), &"c".into()).unwrap();
         let limits = OutboxLimits { max_bytes: 1 << 20, max_reply_bytes: 1 << 20, max_bad_messages: 1000 };
         let outboxes: Vec<_> = (0..connections).map(|id| Arc::new(Outbox::new(id, limits))).collect();
@@ -43,7 +43,7 @@ impl House {
             .map(|outbox| channel.join(store.as_ref(), outbox.clone()).unwrap())
             .last()
             .unwrap();
-        let mut house = House { store, channel, outboxes, encoder, metrics: Metrics::default() };
+        let mut house = House { store, faults, channel, outboxes, encoder, metrics: Metrics::default() };
         for connection in 0..connections as usize {
             let greeting = house.received(connection).remove(0);
             assert_eq!((&greeting["type"], &greeting["version"]), (&json!("connected"), &json!(0)));
@@ -171,14 +171,14 @@ fn who_has_left_is_answered_and_told_no_more() {
 
 #[test]
 fn a_commit_that_fails_is_answered_to_its_senders_and_nobody_else() {
-    for fails in [Fails::AtBegin, Fails::AtLookup, Fails::AtCommit, Fails::AtOpen] {
+    for fails in [At::Begin, At::Lookup, At::Put, At::Commit, At::Open] {
         let mut house = House::new(3);
         house.commit(&[(0, 1, &[(1, 1)])]);
-        if matches!(fails, Fails::AtOpen) {
+        if fails == At::Open {
             house.channel.close();
         }
         (0..3).for_each(|connection| drop(house.received(connection)));
-        house.store.fail(fails);
+        house.faults.once("c", fails, Fault::Engine);
         house.commit(&[(0, 2, &[(1, 2)]), (1, 3, &[(2, 2)]), (0, 4, &[(1, 3)])]);
         assert!(!house.channel.is_open(), "{fails:?}");
         assert_eq!(house.received(0), [storage(2), storage(4)], "{fails:?}");
@@ -204,7 +204,7 @@ fn a_commit_that_fails_after_it_is_durable_reaches_everyone_with_the_next() {
         json!({"type": "update", "version": version, "changes": writes.iter().map(row).collect::<Vec<_>>()})
     };
     let mut house = House::new(3);
-    house.store.fail(Fails::AfterCommit);
+    house.faults.once("c", At::Committed, Fault::Engine);
     house.commit(&[(0, 1, &[(1, 1), (2, 1)])]);
     assert_eq!(house.received(0), [storage(1)]);
     house.commit(&[(1, 2, &[(3, 1)]), (0, 3, &[(1, 1)])]);
@@ -222,12 +222,12 @@ fn a_commit_that_fails_after_it_is_durable_reaches_everyone_with_the_next() {
 #[test]
 fn who_comes_after_a_commit_that_failed_when_it_was_durable_is_greeted_at_its_version() {
     let mut house = House::new(2);
-    house.store.fail(Fails::AfterCommit);
+    house.faults.once("c", At::Committed, Fault::Engine);
     house.commit(&[(0, 1, &[(1, 1)])]);
     assert_eq!(house.received(0), [storage(1)]);
     let limits = OutboxLimits { max_bytes: 1 << 20, max_reply_bytes: 1 << 20, max_bad_messages: 1000 };
     let late = Arc::new(Outbox::new(2, limits));
-    house.store.fail(Fails::AtOpen);
+    house.faults.once("c", At::Open, Fault::Engine);
     assert!(house.channel.join(house.store.as_ref(), late.clone()).is_err(), "its version cannot be told");
     house.channel.join(house.store.as_ref(), late.clone()).unwrap();
     house.outboxes.push(late);

@@ -1,5 +1,6 @@
 //! What can go wrong in a store.
 
+use std::io;
 use std::path::PathBuf;
 
 /// An error of a store: what happened, to what, and what to do about it.
@@ -12,7 +13,7 @@ pub enum StoreError {
         /// The directory.
         path: PathBuf,
         /// Why.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// Another process has the data directory open.
     #[error("data directory {path} is in use by another process; stop it, or choose another --data")]
@@ -48,7 +49,21 @@ pub enum StoreError {
         /// What was found.
         detail: String,
     },
-    /// The engine failed: a full disk, an I/O error, a limit of the system.
+    /// There is no room for what was to be written. Nothing that was committed is lost.
+    #[error(
+        "channel {channel:?}: no room left for {engine} while {doing}: {detail}; make room on the disk, no restart is needed"
+    )]
+    Full {
+        /// The channel, empty where the store as a whole is meant.
+        channel: String,
+        /// The backend.
+        engine: &'static str,
+        /// What it was asked to do.
+        doing: &'static str,
+        /// What it said.
+        detail: String,
+    },
+    /// The engine failed: an I/O error, a limit of the system.
     #[error("channel {channel:?}: {engine} failed while {doing}: {detail}")]
     Engine {
         /// The channel, empty where the store as a whole is meant.
@@ -60,6 +75,28 @@ pub enum StoreError {
         /// What it said.
         detail: String,
     },
+}
+
+impl StoreError {
+    /// All that [`kind`](StoreError::kind) gives.
+    pub const KINDS: [&str; 3] = ["corrupt", "full", "engine"];
+
+    /// The kind of failure in a word, for counting.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            StoreError::Corrupt { .. } => "corrupt",
+            StoreError::Full { .. } => "full",
+            _ => "engine",
+        }
+    }
+}
+
+/// Whether the system has no room for a write: a full disk, a quota, a file's limit.
+pub(crate) fn is_full(e: &io::Error) -> bool {
+    matches!(
+        e.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge
+    )
 }
 
 /// The result of a store.

@@ -10,6 +10,7 @@
 //! | [`sqlite`], [`sled`], [`memory`] | the backends |
 //! | [`mod@verify`], [`mod@copy`] | whether a channel is whole; a channel from one store into another |
 //! | [`conformance`] | the one suite that every backend passes |
+//! | [`faulty`] | a store that fails on command, for tests |
 //! | [`names`], [`lock`], [`error`] | channel names as file names, the data directory's lock, errors |
 //!
 //! Nothing in here knows of the server, of sockets or of JSON.
@@ -21,6 +22,7 @@ pub mod copy;
 pub mod conformance;
 pub mod digest;
 pub mod error;
+pub mod faulty;
 pub mod lock;
 pub mod memory;
 pub mod merge;

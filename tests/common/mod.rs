@@ -7,6 +7,7 @@
 
 mod client;
 mod frame;
+pub mod guarantees;
 mod http;
 mod replica;
 mod server;

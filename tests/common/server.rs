@@ -2,7 +2,7 @@
 
 use super::PATIENCE;
 use super::client::Client;
-use super::http::{Response, exchange};
+use super::http::{Response, encode, exchange, upgrade_request};
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read};
 use std::net::{SocketAddr, TcpStream};
@@ -38,7 +38,27 @@ impl Server {
 
     /// A server on a data directory of the caller's.
     pub fn at(data: &Path, store: &str, settings: &[(&str, &str)]) -> Self {
-        let mut command = command(&["serve", "--listen", "127.0.0.1:0", "--store", store], &[]);
+        Self::spawn(command(&[], &[]), data, store, settings)
+    }
+
+    /// A server whose writes beyond [`Server::limit_files`] fail, as they would on a full disk, and do not end it.
+    pub fn limitable(data: &Path, store: &str, settings: &[(&str, &str)]) -> Self {
+        let binary = command(&[], &[]);
+        let mut shell = Command::new("sh");
+        shell.args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\""]).arg(binary.get_program());
+        for (name, value) in binary.get_envs() {
+            match value {
+                Some(value) => shell.env(name, value),
+                None => shell.env_remove(name),
+            };
+        }
+        shell.current_dir(std::env::temp_dir());
+        shell.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Self::spawn(shell, data, store, settings)
+    }
+
+    fn spawn(mut command: Command, data: &Path, store: &str, settings: &[(&str, &str)]) -> Self {
+        command.args(["serve", "--listen", "127.0.0.1:0", "--store", store]);
         command.arg("--data").arg(data);
         for (name, value) in settings {
             command.arg(format!("--{name}")).arg(value);
@@ -127,6 +147,14 @@ impl Server {
         assert!(kill.unwrap().success(), "kill -{name}");
     }
 
+    /// From now on no file may grow beyond that; `None` lifts the limit. For a server from [`Server::limitable`].
+    pub fn limit_files(&self, max_bytes: Option<u64>) {
+        let max = max_bytes.map_or_else(|| "unlimited".to_owned(), |max| max.to_string());
+        let pid = self.child.id().to_string();
+        let set = Command::new("prlimit").args(["--pid", &pid, &format!("--fsize={max}:unlimited")]).status();
+        assert!(set.unwrap().success(), "prlimit --fsize={max}");
+    }
+
     /// The most memory that the process ever held, in bytes, where the system tells it.
     pub fn peak_memory_bytes(&self) -> Option<u64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).ok()?;
@@ -146,9 +174,30 @@ impl Server {
     }
 
     /// SIGTERM, which must end in exit code 0.
-    pub fn stop(mut self) {
+    pub fn stop(self) {
+        self.stop_and_log();
+    }
+
+    /// The same, and gives all that was logged.
+    pub fn stop_and_log(mut self) -> String {
         self.signal("TERM");
         assert_eq!(self.wait().code(), Some(0), "the exit code after SIGTERM");
+        self.stderr.take().map(|stderr| stderr.join().unwrap()).unwrap_or_default()
+    }
+
+    /// The lines of `/metrics` that begin so.
+    pub fn metric_lines(&self, prefix: &str) -> Vec<String> {
+        let text = self.http_get("/metrics").text();
+        text.lines().filter(|line| line.starts_with(prefix)).map(str::to_owned).collect()
+    }
+
+    /// A handshake that is answered 503, code `storage`.
+    #[track_caller]
+    pub fn expect_unavailable(&self, channel: &str) {
+        let answer = self.http(&upgrade_request(&format!("/?channel={}", encode(channel))));
+        assert_eq!(answer.status, 503, "{}", answer.text());
+        let body: serde_json::Value = serde_json::from_str(&answer.text()).unwrap();
+        assert_eq!(body["code"], "storage");
     }
 }
 

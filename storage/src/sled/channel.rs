@@ -7,35 +7,56 @@ use std::sync::Arc;
 use sled::{Batch, IVec};
 
 use super::codec;
+use super::current::Handle;
+use super::database::Database;
 use super::engine::{ENGINE, Engine, corrupt};
 use super::no_such_channel;
-use super::snapshots::Shared;
 use crate::change::Position;
 use crate::error::{Result, StoreError};
 use crate::store::{Cell, CellVisitor, ChannelStore, Head, TrackedPeer};
 
 pub(super) struct SledChannel {
-    engine: Arc<Engine>,
-    shared: Arc<Shared>,
-    channel: Box<str>,
+    handle: Handle,
     site_id: String,
     head: Head,
+    /// The database, from the beginning of a transaction to its end.
+    database: Option<Arc<Database>>,
     /// What the transaction has written so far; `None` where it has removed.
     pending: BTreeMap<Vec<u8>, Option<IVec>>,
 }
 
 impl SledChannel {
-    pub(super) fn open(engine: Arc<Engine>, shared: Arc<Shared>, channel: &str) -> Result<Self> {
-        let head = shared.head().ok_or_else(|| no_such_channel(channel))?;
-        let site_id = engine.site_id(channel, shared.id)?;
-        Ok(SledChannel { engine, shared, channel: channel.into(), site_id, head, pending: BTreeMap::new() })
+    pub(super) fn open(handle: Handle, site_id: String) -> Result<Self> {
+        let head = handle.shared.head().ok_or_else(|| no_such_channel(&handle.channel))?;
+        Ok(SledChannel { handle, site_id, head, database: None, pending: BTreeMap::new() })
+    }
+
+    fn engine(&self) -> &Engine {
+        &self.database.as_ref().expect("a transaction has begun").engine
+    }
+
+    /// Looks something up, in a transaction or outside of one.
+    fn look(&mut self, look: impl FnOnce(&Self) -> Result<()>) -> Result<()> {
+        let outside = self.database.is_none();
+        if outside {
+            self.database = Some(self.handle.database()?.0);
+        }
+        let found = look(self);
+        if outside {
+            self.database = None;
+        }
+        found
+    }
+
+    fn id(&self) -> u64 {
+        self.handle.shared.id
     }
 
     /// What lies under `key` for this transaction.
     fn get(&self, key: &[u8]) -> Result<Option<IVec>> {
         match self.pending.get(key) {
             Some(pending) => Ok(pending.clone()),
-            None => self.engine.get(&self.channel, key),
+            None => self.engine().get(&self.handle.channel, key),
         }
     }
 
@@ -45,7 +66,7 @@ impl SledChannel {
         prefix: &[u8],
         mut visit: impl FnMut(&[u8], &IVec) -> Result<ControlFlow<()>>,
     ) -> Result<()> {
-        for item in self.engine.prefix(&self.channel, prefix)? {
+        for item in self.engine().prefix(&self.handle.channel, prefix)? {
             let (key, value) = item?;
             if !self.pending.contains_key(&*key) && visit(&key, &value)?.is_break() {
                 return Ok(());
@@ -66,7 +87,7 @@ impl SledChannel {
     /// Gives the cell whose position is kept as `position`.
     fn visit(&self, position: &[u8], visit: CellVisitor<'_>) -> Result<ControlFlow<()>> {
         let at = codec::position(position).ok_or_else(|| self.corrupt("a position cannot be read"))?;
-        let bytes = self.get(&codec::position_key(self.shared.id, at))?;
+        let bytes = self.get(&codec::position_key(self.id(), at))?;
         let bytes = bytes.ok_or_else(|| self.corrupt(format!("there is no cell at {at:?}")))?;
         let cell = codec::cell(at, &bytes)
             .ok_or_else(|| self.corrupt(format!("the cell at {at:?} cannot be read")))?;
@@ -77,13 +98,14 @@ impl SledChannel {
     fn retired(&self) -> Result<Vec<(Position, IVec)>> {
         let removed = self.pending.iter().filter(|(_, value)| value.is_none());
         let cells = removed.filter_map(|(key, _)| Some((codec::position_in_key(key)?, key)));
-        let bytes = cells.map(|(at, key)| Ok(self.engine.get(&self.channel, key)?.map(|cell| (at, cell))));
+        let bytes =
+            cells.map(|(at, key)| Ok(self.engine().get(&self.handle.channel, key)?.map(|cell| (at, cell))));
         bytes.filter_map(Result::transpose).collect()
     }
 
     fn too_long(&self) -> StoreError {
         StoreError::Engine {
-            channel: self.channel.to_string(),
+            channel: self.handle.channel.to_string(),
             engine: ENGINE,
             doing: "writing a cell",
             detail: "a name in it is too long".into(),
@@ -91,7 +113,7 @@ impl SledChannel {
     }
 
     fn corrupt(&self, detail: impl Into<String>) -> StoreError {
-        corrupt(&self.channel, detail)
+        corrupt(&self.handle.channel, detail)
     }
 }
 
@@ -106,24 +128,39 @@ impl ChannelStore for SledChannel {
 
     fn begin(&mut self) -> Result<()> {
         debug_assert!(self.pending.is_empty(), "a transaction is open already");
+        let (database, is_new) = self.handle.database()?;
+        if is_new && self.handle.shared.head() != Some(self.head) {
+            return Err(StoreError::Engine {
+                channel: self.handle.channel.to_string(),
+                engine: ENGINE,
+                doing: "going on in the database that was opened anew",
+                detail: "the channel has another head there".into(),
+            });
+        }
+        database.engine.check_writable(&self.handle.channel)?;
+        self.database = Some(database);
         Ok(())
     }
 
     fn row(&mut self, table: &str, pk: &str, visit: CellVisitor<'_>) -> Result<()> {
-        let prefix = codec::row_prefix(self.shared.id, table, pk).ok_or_else(|| self.too_long())?;
-        self.scan(&prefix, |_, position| self.visit(position, visit))
+        self.look(|channel| {
+            let prefix = codec::row_prefix(channel.id(), table, pk).ok_or_else(|| channel.too_long())?;
+            channel.scan(&prefix, |_, position| channel.visit(position, visit))
+        })
     }
 
     fn cell(&mut self, table: &str, pk: &str, cid: &str, visit: CellVisitor<'_>) -> Result<()> {
-        let key = codec::cell_key(self.shared.id, table, pk, cid).ok_or_else(|| self.too_long())?;
-        if let Some(position) = self.get(&key)? {
-            let _ = self.visit(&position, visit)?;
-        }
-        Ok(())
+        self.look(|channel| {
+            let key = codec::cell_key(channel.id(), table, pk, cid).ok_or_else(|| channel.too_long())?;
+            if let Some(position) = channel.get(&key)? {
+                let _ = channel.visit(&position, visit)?;
+            }
+            Ok(())
+        })
     }
 
     fn put(&mut self, cell: &Cell<'_>, old: Option<Position>) -> Result<()> {
-        let id = self.shared.id;
+        let id = self.id();
         let key = codec::cell_key(id, cell.table, cell.pk, cell.cid).ok_or_else(|| self.too_long())?;
         let bytes = codec::cell_bytes(cell).ok_or_else(|| self.too_long())?;
         if let Some(old) = old {
@@ -135,7 +172,7 @@ impl ChannelStore for SledChannel {
     }
 
     fn remove(&mut self, table: &str, pk: &str, cid: &str, old: Position) -> Result<()> {
-        let id = self.shared.id;
+        let id = self.id();
         let key = codec::cell_key(id, table, pk, cid).ok_or_else(|| self.too_long())?;
         self.pending.insert(key, None);
         self.pending.insert(codec::position_key(id, old), None);
@@ -143,7 +180,7 @@ impl ChannelStore for SledChannel {
     }
 
     fn track(&mut self, peer: &TrackedPeer) -> Result<()> {
-        let key = codec::peer_key(self.shared.id, peer).ok_or_else(|| self.too_long())?;
+        let key = codec::peer_key(self.id(), peer).ok_or_else(|| self.too_long())?;
         let known = self.get(&key)?.and_then(|bytes| codec::peer(&key, &bytes));
         let (version, seen_s) = known.map_or((0, 0), |known| (known.version, known.seen_s));
         let peer = TrackedPeer {
@@ -157,7 +194,7 @@ impl ChannelStore for SledChannel {
 
     fn forget_peers(&mut self, seen_s: u64, max: usize) -> Result<usize> {
         let mut old = Vec::new();
-        self.scan(&codec::peers_prefix(self.shared.id), |key, value| {
+        self.scan(&codec::peers_prefix(self.id()), |key, value| {
             let peer = codec::peer(key, value).ok_or_else(|| self.corrupt(codec::UNREADABLE_PEER))?;
             if peer.seen_s < seen_s && old.len() < max {
                 old.push(key.to_vec());
@@ -171,28 +208,29 @@ impl ChannelStore for SledChannel {
 
     fn commit(&mut self, head: Head) -> Result<()> {
         if head != self.head {
-            let key = codec::head_key(self.shared.id);
+            let key = codec::head_key(self.id());
             self.pending.insert(key, Some(codec::head_bytes(head).into()));
         }
-        if self.pending.is_empty() {
-            return Ok(());
-        }
-        self.shared.retire(self.retired()?, head.version);
-        let mut batch = Batch::default();
-        for (key, value) in std::mem::take(&mut self.pending) {
-            match value {
-                Some(value) => batch.insert(key, value),
-                None => batch.remove(key),
+        if !self.pending.is_empty() {
+            self.handle.shared.retire(self.retired()?, head.version);
+            let mut batch = Batch::default();
+            for (key, value) in std::mem::take(&mut self.pending) {
+                match value {
+                    Some(value) => batch.insert(key, value),
+                    None => batch.remove(key),
+                }
             }
+            self.engine().apply(&self.handle.channel, batch)?;
+            self.engine().sync(&self.handle.channel)?;
+            self.head = head;
+            self.handle.shared.publish(head);
         }
-        self.engine.apply(&self.channel, batch)?;
-        self.engine.sync(&self.channel)?;
-        self.head = head;
-        self.shared.publish(head);
+        self.database = None;
         Ok(())
     }
 
     fn rollback(&mut self) {
         self.pending.clear();
+        self.database = None;
     }
 }

@@ -15,8 +15,7 @@ use sled::{Batch, IVec};
 
 use super::codec;
 use crate::backend::{Durability, StoreOptions};
-use crate::error::{Result, StoreError};
-use crate::lock::DirLock;
+use crate::error::{Result, StoreError, is_full};
 
 /// How often sled writes its log out by itself. Its background thread is also the only one that reclaims space, so it
 /// runs at every durability.
@@ -29,9 +28,8 @@ const CACHES: usize = 8;
 const LET_GO: Duration = Duration::from_secs(5);
 
 /// The database. After a failed write it refuses everything: sled's memory may then hold half a batch, while its file
-/// holds the whole of it or nothing. The process has to open the store anew.
+/// holds the whole of it or nothing. It has to be opened anew.
 pub(super) struct Engine {
-    // Dropped in this order: the directory is let go of once the database is closed.
     db: sled::Db,
     log: File,
     blobs: PathBuf,
@@ -39,13 +37,13 @@ pub(super) struct Engine {
     synced_blobs: Mutex<HashMap<OsString, u64>>,
     durability: Durability,
     failed: AtomicBool,
-    _lock: DirLock,
+    /// Nothing is written before, if this was opened because writes fail.
+    writable_from: Option<Instant>,
 }
 
 impl Engine {
-    /// Opens `<dir>/sled`, and makes it if need be.
-    pub(super) fn open(options: &StoreOptions) -> Result<Self> {
-        let lock = DirLock::acquire(&options.dir)?;
+    /// Opens `<dir>/sled`; with `make`, makes it if need be. The caller holds the directory's lock.
+    pub(super) fn open(options: &StoreOptions, make: bool, writable_from: Option<Instant>) -> Result<Self> {
         let path = options.dir.join("sled");
         let config = sled::Config::new()
             .path(&path)
@@ -67,9 +65,9 @@ impl Engine {
             synced_blobs: Mutex::default(),
             durability: options.durability,
             failed: AtomicBool::new(false),
-            _lock: lock,
+            writable_from,
         };
-        engine.check_format()?;
+        engine.check_format(make)?;
         Ok(engine)
     }
 
@@ -108,7 +106,7 @@ impl Engine {
 
     /// Writes the batch, all of it or nothing. It outlives the process only after [`Engine::sync`].
     pub(super) fn apply(&self, channel: &str, batch: Batch) -> Result<()> {
-        self.check(channel)?;
+        self.check_writable(channel)?;
         self.guard(self.db.apply_batch(batch).map_err(|e| error(channel, "writing", e)))
     }
 
@@ -166,13 +164,15 @@ impl Engine {
         Ok(())
     }
 
-    fn check_format(&self) -> Result<()> {
+    fn check_format(&self, make: bool) -> Result<()> {
         match self.get("", codec::FORMAT_KEY)? {
             Some(format) if format == codec::FORMAT => Ok(()),
-            None if self.db.is_empty() => {
+            // What has been opened before is never made again: it would be a loss that nobody notices.
+            None if make && self.db.is_empty() => {
                 let mut batch = Batch::default();
                 batch.insert(codec::FORMAT_KEY, codec::FORMAT);
-                self.apply("", batch)
+                self.apply("", batch)?;
+                self.sync("")
             }
             other => Err(StoreError::Engine {
                 channel: String::new(),
@@ -183,15 +183,26 @@ impl Engine {
         }
     }
 
+    /// Whether a write has failed.
+    pub(super) fn has_failed(&self) -> bool {
+        self.failed.load(Ordering::Acquire)
+    }
+
+    /// Whether a batch is taken now.
+    pub(super) fn check_writable(&self, channel: &str) -> Result<()> {
+        self.check(channel)?;
+        match self.writable_from {
+            Some(from) if Instant::now() < from => {
+                refused(channel, "an earlier write failed; the next is tried in a moment")
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn check(&self, channel: &str) -> Result<()> {
-        match self.failed.load(Ordering::Acquire) {
+        match self.has_failed() {
             false => Ok(()),
-            true => Err(StoreError::Engine {
-                channel: channel.into(),
-                engine: ENGINE,
-                doing: "going on",
-                detail: "an earlier write failed; the store must be opened anew".into(),
-            }),
+            true => refused(channel, "an earlier write failed; the database must be opened anew"),
         }
     }
 
@@ -205,6 +216,11 @@ impl Engine {
 
 /// The engine's name in errors.
 pub(super) const ENGINE: &str = "sled";
+
+fn refused(channel: &str, detail: &str) -> Result<()> {
+    let (channel, detail) = (channel.into(), detail.into());
+    Err(StoreError::Engine { channel, engine: ENGINE, doing: "going on", detail })
+}
 
 fn open_patiently(config: &sled::Config) -> sled::Result<sled::Db> {
     let start = Instant::now();
@@ -224,8 +240,11 @@ fn open_patiently(config: &sled::Config) -> sled::Result<sled::Db> {
 /// What sled said, as a [`StoreError`].
 fn error(channel: &str, doing: &'static str, e: sled::Error) -> StoreError {
     match e {
-        sled::Error::Corruption { .. } if !channel.is_empty() => {
+        e @ sled::Error::Corruption { .. } if !channel.is_empty() => {
             corrupt(channel, format!("sled, while {doing}: {e}"))
+        }
+        sled::Error::Io(e) if is_full(&e) => {
+            StoreError::Full { channel: channel.into(), engine: ENGINE, doing, detail: e.to_string() }
         }
         e => StoreError::Engine { channel: channel.into(), engine: ENGINE, doing, detail: e.to_string() },
     }

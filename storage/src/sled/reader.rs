@@ -1,14 +1,13 @@
 //! A channel's readers: ranges of positions up to the version that they began with.
 
 use std::ops::Bound;
-use std::sync::Arc;
 
 use sled::IVec;
 
 use super::codec;
+use super::current::Handle;
 use super::engine::{Engine, corrupt};
 use super::no_such_channel;
-use super::snapshots::Shared;
 use crate::change::Position;
 use crate::error::Result;
 use crate::store::{CellVisitor, ChannelReader, Head, TrackedPeer};
@@ -18,27 +17,26 @@ const CHUNK_CELLS: usize = 128;
 const CHUNK_BYTES: usize = 256 << 10;
 
 pub(super) struct SledReader {
-    engine: Arc<Engine>,
-    shared: Arc<Shared>,
-    channel: Box<str>,
+    handle: Handle,
 }
 
 impl SledReader {
-    pub(super) fn new(engine: Arc<Engine>, shared: Arc<Shared>, channel: &str) -> Self {
-        SledReader { engine, shared, channel: channel.into() }
+    pub(super) fn new(handle: Handle) -> Self {
+        SledReader { handle }
     }
 }
 
 impl ChannelReader for SledReader {
     fn read(&mut self, after: Position, visit: CellVisitor<'_>) -> Result<Head> {
-        let snapshot = self.shared.snapshot().ok_or_else(|| no_such_channel(&self.channel))?;
+        let (database, _) = self.handle.database()?;
+        let snapshot = self.handle.shared.snapshot().ok_or_else(|| no_such_channel(&self.handle.channel))?;
         let end = Position::end_of(snapshot.head.version);
         if after >= end {
             return Ok(snapshot.head);
         }
-        let key = |at| codec::position_key(self.shared.id, at);
+        let key = |at| codec::position_key(self.handle.shared.id, at);
         let range = (Bound::Excluded(key(after)), Bound::Included(key(end)));
-        let mut found = self.engine.range(&self.channel, range)?;
+        let mut found = database.engine.range(&self.handle.channel, range)?;
         let mut done = after;
         while done < end {
             let mut chunk = self.chunk(&mut found)?;
@@ -50,7 +48,7 @@ impl ChannelReader for SledReader {
                 chunk.dedup_by_key(|(at, _)| *at);
             }
             if !snapshot.is_whole() {
-                return Err(no_such_channel(&self.channel));
+                return Err(no_such_channel(&self.handle.channel));
             }
             for (at, bytes) in &chunk {
                 let cell = codec::cell(*at, bytes).ok_or_else(|| self.corrupt(*at))?;
@@ -64,18 +62,21 @@ impl ChannelReader for SledReader {
     }
 
     fn head(&mut self) -> Result<Head> {
-        self.shared.head().ok_or_else(|| no_such_channel(&self.channel))
+        self.handle.database()?;
+        self.handle.shared.head().ok_or_else(|| no_such_channel(&self.handle.channel))
     }
 
     fn site_id(&mut self) -> Result<String> {
-        self.engine.site_id(&self.channel, self.shared.id)
+        let (database, _) = self.handle.database()?;
+        database.engine.site_id(&self.handle.channel, self.handle.shared.id)
     }
 
     fn peers(&mut self) -> Result<Vec<TrackedPeer>> {
-        let prefix = codec::peers_prefix(self.shared.id);
-        let peers = self.engine.prefix(&self.channel, &prefix)?.map(|item| {
+        let (database, _) = self.handle.database()?;
+        let prefix = codec::peers_prefix(self.handle.shared.id);
+        let peers = database.engine.prefix(&self.handle.channel, &prefix)?.map(|item| {
             let (key, value) = item?;
-            codec::peer(&key, &value).ok_or_else(|| corrupt(&self.channel, codec::UNREADABLE_PEER))
+            codec::peer(&key, &value).ok_or_else(|| corrupt(&self.handle.channel, codec::UNREADABLE_PEER))
         });
         let mut peers = peers.collect::<Result<Vec<_>>>()?;
         peers.sort_unstable();
@@ -84,11 +85,13 @@ impl ChannelReader for SledReader {
 
     /// Every cell's key leads to the cell, and every cell has its key.
     fn check(&mut self) -> Result<()> {
-        for item in self.engine.prefix(&self.channel, &codec::cells_prefix(self.shared.id))? {
-            self.check_key(&item?.0)?;
+        let (database, _) = self.handle.database()?;
+        let (engine, channel, id) = (&database.engine, &self.handle.channel, self.handle.shared.id);
+        for item in engine.prefix(channel, &codec::cells_prefix(id))? {
+            self.check_key(engine, &item?.0)?;
         }
-        for item in self.engine.prefix(&self.channel, &codec::positions_prefix(self.shared.id))? {
-            self.check_cell(&item?.0)?;
+        for item in engine.prefix(channel, &codec::positions_prefix(id))? {
+            self.check_cell(engine, &item?.0)?;
         }
         Ok(())
     }
@@ -102,44 +105,42 @@ impl SledReader {
         while chunk.len() < CHUNK_CELLS && bytes < CHUNK_BYTES {
             let Some(item) = found.next() else { break };
             let (key, value) = item?;
-            let at =
-                codec::position_in_key(&key).ok_or_else(|| corrupt(&self.channel, "a key cannot be read"))?;
+            let at = codec::position_in_key(&key)
+                .ok_or_else(|| corrupt(&self.handle.channel, "a key cannot be read"))?;
             bytes += value.len();
             chunk.push((at, value));
         }
         Ok(chunk)
     }
 
-    fn get(&self, key: &[u8]) -> Result<Option<IVec>> {
-        self.engine.get(&self.channel, key)
-    }
-
     /// A position is never used twice: a key that says the same before and after the look at its cell has not moved.
-    fn check_key(&self, key: &[u8]) -> Result<()> {
-        let Some(position) = self.get(key)? else { return Ok(()) };
-        let cell_key = codec::position(&position).map(|at| codec::position_key(self.shared.id, at));
-        let cell = cell_key.map(|key| self.get(&key)).transpose()?.flatten();
-        if cell.is_none() && self.get(key)? == Some(position) {
-            return Err(corrupt(&self.channel, format!("a key leads to no cell: {key:?}")));
+    fn check_key(&self, engine: &Engine, key: &[u8]) -> Result<()> {
+        let Some(position) = engine.get(&self.handle.channel, key)? else { return Ok(()) };
+        let cell_key = codec::position(&position).map(|at| codec::position_key(self.handle.shared.id, at));
+        let cell = cell_key.map(|key| engine.get(&self.handle.channel, &key)).transpose()?.flatten();
+        if cell.is_none() && engine.get(&self.handle.channel, key)? == Some(position) {
+            return Err(corrupt(&self.handle.channel, format!("a key leads to no cell: {key:?}")));
         }
         Ok(())
     }
 
-    fn check_cell(&self, key: &[u8]) -> Result<()> {
-        let Some(bytes) = self.get(key)? else { return Ok(()) };
-        let unreadable = || corrupt(&self.channel, format!("a cell cannot be read, at key {key:?}"));
+    fn check_cell(&self, engine: &Engine, key: &[u8]) -> Result<()> {
+        let Some(bytes) = engine.get(&self.handle.channel, key)? else { return Ok(()) };
+        let unreadable = || corrupt(&self.handle.channel, format!("a cell cannot be read, at key {key:?}"));
         let at = codec::position_in_key(key).ok_or_else(unreadable)?;
         let cell = codec::cell(at, &bytes).ok_or_else(unreadable)?;
         let cell_key =
-            codec::cell_key(self.shared.id, cell.table, cell.pk, cell.cid).ok_or_else(unreadable)?;
+            codec::cell_key(self.handle.shared.id, cell.table, cell.pk, cell.cid).ok_or_else(unreadable)?;
         let leads_here = |position: Option<IVec>| position.is_some_and(|p| codec::position(&p) == Some(at));
-        if !leads_here(self.get(&cell_key)?) && self.get(key)?.is_some() {
-            return Err(corrupt(&self.channel, format!("no key leads to the cell at {at:?}")));
+        if !leads_here(engine.get(&self.handle.channel, &cell_key)?)
+            && engine.get(&self.handle.channel, key)?.is_some()
+        {
+            return Err(corrupt(&self.handle.channel, format!("no key leads to the cell at {at:?}")));
         }
         Ok(())
     }
 
     fn corrupt(&self, at: Position) -> crate::StoreError {
-        corrupt(&self.channel, format!("the cell at {at:?} cannot be read"))
+        corrupt(&self.handle.channel, format!("the cell at {at:?} cannot be read"))
     }
 }

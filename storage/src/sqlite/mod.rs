@@ -106,7 +106,7 @@ fn remove_if_there(path: &Path) -> std::io::Result<bool> {
 
 /// What SQLite said, as a [`StoreError`].
 fn error(channel: &str, doing: &'static str, e: rusqlite::Error) -> StoreError {
-    use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
+    use rusqlite::ErrorCode::{DatabaseCorrupt, DiskFull, NotADatabase};
     let channel = channel.to_owned();
     let corrupt = matches!(e.sqlite_error_code(), Some(DatabaseCorrupt | NotADatabase))
         || matches!(
@@ -117,8 +117,9 @@ fn error(channel: &str, doing: &'static str, e: rusqlite::Error) -> StoreError {
                 | rusqlite::Error::Utf8Error(..)
                 | rusqlite::Error::QueryReturnedNoRows
         );
-    match corrupt {
-        true => StoreError::Corrupt { channel, detail: format!("SQLite, while {doing}: {e}") },
-        false => StoreError::Engine { channel, engine: "SQLite", doing, detail: e.to_string() },
+    match e.sqlite_error_code() {
+        _ if corrupt => StoreError::Corrupt { channel, detail: format!("SQLite, while {doing}: {e}") },
+        Some(DiskFull) => StoreError::Full { channel, engine: "SQLite", doing, detail: e.to_string() },
+        _ => StoreError::Engine { channel, engine: "SQLite", doing, detail: e.to_string() },
     }
 }

@@ -1,0 +1,117 @@
+//! One opening of the database: its engine, and what the handles of each channel share.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::time::Instant;
+
+use sled::Batch;
+
+use super::codec;
+use super::engine::{Engine, corrupt};
+use super::snapshots::Shared;
+use crate::backend::StoreOptions;
+use crate::error::Result;
+use crate::store::Head;
+
+/// How many keys one batch of a channel's removal takes.
+const SWEEP_KEYS: usize = 1_000;
+
+/// How many entries the table of open channels may have before those that nobody has open any more are dropped.
+const MIN_PRUNE: usize = 1_024;
+
+pub(super) struct Database {
+    /// How often the store had been opened before.
+    pub(super) opened: u64,
+    pub(super) engine: Engine,
+    channels: Mutex<Channels>,
+}
+
+/// The channels that have a handle, by name. Whoever makes or removes a channel holds the lock.
+pub(super) struct Channels {
+    pub(super) open: HashMap<Box<str>, Weak<Shared>>,
+    prune_at: usize,
+}
+
+impl Database {
+    /// Opens it for the `opened`th time after the first, which may make it.
+    pub(super) fn open(options: &StoreOptions, opened: u64, writable_from: Option<Instant>) -> Result<Self> {
+        let channels = Mutex::new(Channels { open: HashMap::new(), prune_at: MIN_PRUNE });
+        let engine = Engine::open(options, opened == 0, writable_from)?;
+        let database = Database { opened, engine, channels };
+        // What the last process did not come to the end of.
+        let doomed = database.engine.prefix("", codec::DOOMED)?.collect::<Result<Vec<_>>>()?;
+        for (key, _) in doomed {
+            if let Some(id) = codec::number(&key[codec::DOOMED.len()..]) {
+                database.sweep("", id)?;
+            }
+        }
+        Ok(database)
+    }
+
+    pub(super) fn channels(&self) -> MutexGuard<'_, Channels> {
+        self.channels.lock().expect("nothing panics while it holds this lock")
+    }
+
+    /// The id of a channel; `None` if there is no such channel.
+    pub(super) fn id(&self, channel: &str) -> Result<Option<u64>> {
+        let Some(id) = self.engine.get(channel, &codec::name_key(channel))? else { return Ok(None) };
+        codec::number(&id).map(Some).ok_or_else(|| corrupt(channel, "its id is not a number"))
+    }
+
+    /// What the handles of a channel share; `None` if there is no such channel.
+    pub(super) fn shared(&self, channels: &mut Channels, channel: &str) -> Result<Option<Arc<Shared>>> {
+        if let Some(shared) = channels.open.get(channel).and_then(Weak::upgrade) {
+            return Ok(Some(shared));
+        }
+        let Some(id) = self.id(channel)? else { return Ok(None) };
+        let head = self.engine.get(channel, &codec::head_key(id))?;
+        let head =
+            head.and_then(|bytes| codec::head(&bytes)).ok_or_else(|| corrupt(channel, "it has no head"))?;
+        Ok(Some(channels.add(channel, id, head)))
+    }
+
+    /// Makes a channel. It is durable after the next sync.
+    pub(super) fn make(&self, channels: &mut Channels, channel: &str, site_id: &str) -> Result<Arc<Shared>> {
+        let next = self.engine.get(channel, codec::NEXT_ID_KEY)?;
+        let id = next.map_or(Some(0), |bytes| codec::number(&bytes));
+        let id = id.ok_or_else(|| corrupt(channel, "the next channel's id is not a number"))?;
+        let mut batch = Batch::default();
+        batch.insert(codec::NEXT_ID_KEY, &(id + 1).to_be_bytes());
+        batch.insert(codec::name_key(channel), &id.to_be_bytes());
+        batch.insert(codec::site_key(id), site_id.as_bytes());
+        batch.insert(codec::head_key(id), codec::head_bytes(Head::default()));
+        self.engine.apply(channel, batch)?;
+        Ok(channels.add(channel, id, Head::default()))
+    }
+
+    /// Deletes all keys of a channel that has no name any more.
+    pub(super) fn sweep(&self, channel: &str, id: u64) -> Result<()> {
+        loop {
+            let mut batch = Batch::default();
+            let mut keys = 0;
+            for item in self.engine.prefix(channel, &codec::channel_prefix(id))?.take(SWEEP_KEYS) {
+                batch.remove(item?.0);
+                keys += 1;
+            }
+            if keys < SWEEP_KEYS {
+                batch.remove(codec::doomed_key(id));
+            }
+            self.engine.apply(channel, batch)?;
+            if keys < SWEEP_KEYS {
+                return Ok(());
+            }
+        }
+    }
+}
+
+impl Channels {
+    fn add(&mut self, channel: &str, id: u64, head: Head) -> Arc<Shared> {
+        if self.open.len() >= self.prune_at {
+            self.open.retain(|_, shared| shared.strong_count() > 0);
+            self.prune_at = MIN_PRUNE.max(2 * self.open.len());
+        }
+        let shared = Arc::new(Shared::new(id, head));
+        self.open.insert(channel.into(), Arc::downgrade(&shared));
+        shared
+    }
+}
