@@ -69,11 +69,14 @@ impl ChangeStore for SqliteStore {
                 continue;
             };
             match names::of_file_stem(stem) {
-                Some(name) => listing.names.push(name),
-                // Its name is only in the file; while that is being made it is no channel yet.
-                None => match open::channel_of(&path) {
-                    Ok(name) => listing.names.extend(name),
-                    Err(e) => listing.unreadable.push(e),
+                Some(name) if is_surely_made(&path) => listing.names.push(name),
+                // Only the file can tell: its name, if that is not in the file's, and whether it is a channel. A crash
+                // while it was being made leaves a file that is none.
+                name => match (open::channel_of(&path), name) {
+                    (Ok(found), _) => listing.names.extend(found),
+                    // Whoever reads it is told what is wrong.
+                    (Err(_), Some(name)) => listing.names.push(name),
+                    (Err(e), None) => listing.unreadable.push(e),
                 },
             }
         }
@@ -94,6 +97,11 @@ impl ChangeStore for SqliteStore {
     fn close(&self) -> Result<()> {
         Ok(())
     }
+}
+
+/// A file of more than its first page has had its log moved into it, and a channel's making is the first thing in there.
+fn is_surely_made(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|file| file.len() > open::PAGE_BYTES)
 }
 
 fn remove_if_there(path: &Path) -> std::io::Result<bool> {

@@ -16,6 +16,9 @@ const APPLICATION_ID: i64 = 0x4357_4159;
 /// `PRAGMA user_version`: the version of the schema.
 const SCHEMA_VERSION: i64 = 2;
 
+/// The page that SQLite makes unless it is told otherwise, in bytes.
+pub(super) const PAGE_BYTES: u64 = 4096;
+
 /// Pages of write-ahead log after which a commit moves them into the file: 20 MiB. A long log makes commits cheap, as
 /// a page that changes often is moved once; a short one makes reads and restarts cheap.
 const WAL_AUTOCHECKPOINT_PAGES: i64 = 5_000;

@@ -87,6 +87,9 @@ impl Torn {
     /// the other channel does not notice.
     fn check(&self, what: &str, wal: &[u8], shm: Option<&[u8]>) {
         self.put(wal, shm);
+        let there = self.store.channels().expect("listed").names.iter().any(|name| name == CHANNEL);
+        assert_eq!(there, self.left(wal).is_some(), "{what}: whether there is such a channel");
+        self.put(wal, shm);
         let found = State::read(&*self.store, CHANNEL).unwrap_or_else(|e| panic!("{what}: {e}"));
         // A log that lost the channel's making leaves nothing: then it is made anew.
         let left = self.left(wal).unwrap_or(0);
