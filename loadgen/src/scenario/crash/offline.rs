@@ -65,14 +65,17 @@ pub(super) fn between(command: &str, launch: &Launch, round: u64) -> Result<(), 
     }
 }
 
+/// Copies directories and files; a dead server's socket, if it left one, is neither.
 fn copy_dir(from: &Path, to: &Path) -> io::Result<()> {
     fs::create_dir(to)?;
     for entry in fs::read_dir(from)? {
         let entry = entry?;
         let target = to.join(entry.file_name());
-        match entry.file_type()?.is_dir() {
-            true => copy_dir(&entry.path(), &target)?,
-            false => drop(fs::copy(entry.path(), target)?),
+        let kind = entry.file_type()?;
+        if kind.is_dir() {
+            copy_dir(&entry.path(), &target)?;
+        } else if kind.is_file() {
+            fs::copy(entry.path(), target)?;
         }
     }
     Ok(())
@@ -81,6 +84,18 @@ fn copy_dir(from: &Path, to: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_copy_has_the_files_and_leaves_a_socket_out() {
+        let dir = tempfile::tempdir().expect("a directory to test in");
+        let (from, to) = (dir.path().join("from"), dir.path().join("to"));
+        fs::create_dir_all(from.join("inner")).expect("made");
+        fs::write(from.join("inner/file"), "text").expect("written");
+        let _socket = std::os::unix::net::UnixListener::bind(from.join("socket")).expect("bound");
+        copy_dir(&from, &to).expect("copied");
+        assert_eq!(fs::read_to_string(to.join("inner/file")).expect("read"), "text");
+        assert!(!to.join("socket").exists());
+    }
 
     #[test]
     fn a_server_without_the_command_is_told_from_one_that_found_faults() {
