@@ -20,9 +20,6 @@ use crate::writer::Writer;
 /// A client gives a connection up on which it has heard nothing for so long: pings come more often.
 const SILENCE: Duration = Duration::from_millis(1500);
 
-/// The code of a refusal that is no fault of the client's.
-const STORAGE: &str = "storage";
-
 pub(crate) struct Client {
     pub(crate) name: String,
     habits: Habits,
@@ -253,8 +250,12 @@ impl Client {
             ("update", Some(version)) => self.updated(session, version, message),
             ("error", _) => {
                 let code = message["code"].as_str().unwrap_or_default();
-                self.oracle.expect(code == STORAGE, || format!("{}: {message}", self.name));
-                self.oracle.count("storage errors");
+                match code {
+                    "storage" => self.oracle.count("storage errors"),
+                    // It was too slow for all the pulls that it has asked for; it holds no less for that.
+                    "rate_limited" if self.habits.pulls_again > 0 => self.oracle.count("pulls refused"),
+                    _ => self.oracle.broken(|| format!("{}: {message}", self.name)),
+                }
                 if let Some(received) = message["received"].as_u64().filter(|n| self.open.contains_key(n)) {
                     // "Send it again later."
                     session.refused.push(received);
