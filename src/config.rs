@@ -107,7 +107,7 @@ settings! {
     page_max_bytes: usize = 1 << 20, 256..=1 << 30;
     /// The most changes in a page.
     page_max_changes: usize = 5_000, SOME;
-    /// Threads that read pages.
+    /// How many pages are read at once.
     page_readers: usize = 2, 1..=1024;
     /// Live updates that may wait for one connection, in bytes; beyond it falls back to pages.
     outbox_max_bytes: usize = 4 << 20, 1024..=1 << 40;

@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use fastwebsockets::OpCode;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::fanout::Pending;
@@ -336,8 +336,10 @@ fn read_page(relay: &Arc<Relay>, member: &Member, start: PageStart) {
     let (metrics, encoder) = (relay.metrics.clone(), member.encoder.clone());
     let outbox = Arc::downgrade(&member.outbox);
     let expected = ExpectedPage { outbox: outbox.clone(), came: false };
-    relay.work.spawn(
-        move || {
+    let read = move |permit: OwnedSemaphorePermit| {
+        let work = reading.work.clone();
+        let page = move || {
+            let _permit = permit;
             // Those who have gone meanwhile leave no read behind for others to wait for.
             outbox.upgrade()?;
             let read = reading.readers.read(&channel, start, limits);
@@ -346,8 +348,8 @@ fn read_page(relay: &Arc<Relay>, member: &Member, start: PageStart) {
                 Err(e) => reading.metrics.storage_failed(&channel, Use::Read, e),
             }
             Some(read)
-        },
-        move |read| {
+        };
+        work.spawn(page, move |read| {
             let (Some(read), Some(outbox)) = (read, expected.outbox.upgrade()) else { return };
             match read {
                 Ok((page, end)) => {
@@ -362,8 +364,18 @@ fn read_page(relay: &Arc<Relay>, member: &Member, start: PageStart) {
                     outbox.reply(encoder.error_frame(&refusal));
                 }
             }
-        },
-    );
+        });
+    };
+    // Pages wait for one another here: on the threads they would keep large messages waiting as well.
+    let permits = relay.page_permits.clone();
+    match permits.clone().try_acquire_owned() {
+        Ok(permit) => read(permit),
+        Err(_) => drop(tokio::spawn(async move {
+            // Nobody closes the semaphore.
+            let Ok(permit) = permits.acquire_owned().await else { return };
+            read(permit);
+        })),
+    }
 }
 
 /// A page that a connection waits for. The connection is closed if it never comes, for whatever reason: else it would

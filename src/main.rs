@@ -104,6 +104,7 @@ const DECODE_THREADS: usize = 2;
 async fn run(config: Config) -> Result<(), String> {
     let (server, listener, address) =
         Server::bind(&config).map_err(|e| format!("cannot listen on {}: {e}", config.listen))?;
+    survive_file_limit().map_err(|e| format!("cannot handle signals: {e}"))?;
     let stop = stop_signal().map_err(|e| format!("cannot wait for signals: {e}"))?;
     let running = tokio::spawn(server.clone().run(listener, stop));
 
@@ -180,6 +181,15 @@ fn stop_signal() -> std::io::Result<impl Future<Output = ()> + Send + 'static> {
             std::process::exit(130);
         });
     })
+}
+
+/// Where files have a limit (`LimitFSIZE`, `ulimit -f`), a write beyond it is to fail as on a full disk, not to end the
+/// process.
+fn survive_file_limit() -> std::io::Result<()> {
+    /// Linux, macOS and the BSDs agree on it.
+    const SIGXFSZ: i32 = 25;
+    // Handled once, it stays so.
+    signal(SignalKind::from_raw(SIGXFSZ)).map(drop)
 }
 
 /// A connection is a file, and so is an open channel: as many as the system lets us have.

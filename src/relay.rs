@@ -30,6 +30,8 @@ pub struct Relay {
     pub draining: Draining,
     /// The handles that pages are read with.
     pub readers: Readers,
+    /// A permit for each page that may be read at once.
+    pub page_permits: Arc<Semaphore>,
     /// Where they are read.
     pub work: Work,
     /// A permit for each member: when all are back, nobody is connected.
@@ -62,6 +64,7 @@ impl Relay {
         Ok(Relay {
             shards: Shards::start(&config, &store, &metrics, &work)?,
             readers: Readers::new(store, config.page_readers),
+            page_permits: Arc::new(Semaphore::new(config.page_readers)),
             work,
             metrics,
             config,

@@ -79,7 +79,7 @@ impl Sender {
 fn a_full_disk_loses_nothing_and_needs_no_restart(store: &str) {
     let temp = tempfile::tempdir().unwrap();
     let data = temp.path().join("data");
-    let server = Server::limitable(&data, store, &[]);
+    let server = Server::at(&data, store, &[]);
     let mut senders = CHANNELS.map(|name| (name, Sender::new(&server, name)));
     let mut idle = Sender::new(&server, "idle");
     assert!(idle.send());

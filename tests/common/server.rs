@@ -38,27 +38,7 @@ impl Server {
 
     /// A server on a data directory of the caller's.
     pub fn at(data: &Path, store: &str, settings: &[(&str, &str)]) -> Self {
-        Self::spawn(command(&[], &[]), data, store, settings)
-    }
-
-    /// A server whose writes beyond [`Server::limit_files`] fail, as they would on a full disk, and do not end it.
-    pub fn limitable(data: &Path, store: &str, settings: &[(&str, &str)]) -> Self {
-        let binary = command(&[], &[]);
-        let mut shell = Command::new("sh");
-        shell.args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\""]).arg(binary.get_program());
-        for (name, value) in binary.get_envs() {
-            match value {
-                Some(value) => shell.env(name, value),
-                None => shell.env_remove(name),
-            };
-        }
-        shell.current_dir(std::env::temp_dir());
-        shell.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        Self::spawn(shell, data, store, settings)
-    }
-
-    fn spawn(mut command: Command, data: &Path, store: &str, settings: &[(&str, &str)]) -> Self {
-        command.args(["serve", "--listen", "127.0.0.1:0", "--store", store]);
+        let mut command = command(&["serve", "--listen", "127.0.0.1:0", "--store", store], &[]);
         command.arg("--data").arg(data);
         for (name, value) in settings {
             command.arg(format!("--{name}")).arg(value);
@@ -147,7 +127,7 @@ impl Server {
         assert!(kill.unwrap().success(), "kill -{name}");
     }
 
-    /// From now on no file may grow beyond that; `None` lifts the limit. For a server from [`Server::limitable`].
+    /// From now on no file may grow beyond that; `None` lifts the limit.
     pub fn limit_files(&self, max_bytes: Option<u64>) {
         let max = max_bytes.map_or_else(|| "unlimited".to_owned(), |max| max.to_string());
         let pid = self.child.id().to_string();
