@@ -10,7 +10,7 @@ use causeway_storage::faulty::{Faults, Faulty};
 use causeway_storage::{ChangeStore, StoreOptions};
 use serde_json::Value;
 use tempfile::TempDir;
-use tokio::runtime::Runtime;
+use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
@@ -41,7 +41,9 @@ impl House {
         let backend = causeway_storage::backend(store).unwrap();
         let inner = (backend.open)(&StoreOptions::new(temp.path().join("data"))).unwrap();
         let store: Arc<dyn ChangeStore> = Arc::new(Faulty::new(inner, faults.clone()));
-        let runtime = Runtime::new().unwrap();
+        // As many threads as the real server has.
+        let threads = config.page_readers + 2;
+        let runtime = Builder::new_multi_thread().max_blocking_threads(threads).enable_all().build().unwrap();
         let (stop, stopped) = oneshot::channel();
         let (server, addr, running) = runtime.block_on(async {
             let (server, listener, addr) = Server::bind(&config).unwrap();

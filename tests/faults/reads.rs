@@ -3,10 +3,14 @@
 use causeway_storage::faulty::{At, Fault};
 
 use super::common::guarantees::{Row, row};
-use super::common::{changes, pull};
+use super::common::{cell, changes, pull};
 use super::house::{House, expect_there, expect_told, new_cell};
 
-on_every_store!(a_failed_pull_is_told_and_can_come_again, a_slow_page_holds_up_nobody_else);
+on_every_store!(
+    a_failed_pull_is_told_and_can_come_again,
+    a_slow_page_holds_up_nobody_else,
+    slow_pages_hold_up_no_large_message,
+);
 
 fn a_failed_pull_is_told_and_can_come_again(store: &str) {
     for fault in [Fault::Engine, Fault::Corrupt] {
@@ -71,4 +75,25 @@ fn a_slow_page_holds_up_nobody_else(store: &str) {
         lost: "nothing",
         command: "cargo test --test faults a_slow_page",
     });
+}
+
+fn slow_pages_hold_up_no_large_message(store: &str) {
+    let house = House::new(store);
+    let mut sender = house.connect("list");
+    sender.update(1, &[new_cell(1)]);
+    house.faults.set(Some("list"), At::Read, Fault::Held, None);
+    let mut pullers: Vec<_> = (0..8).map(|_| house.connect("list")).collect();
+    pullers.iter_mut().for_each(|puller| puller.send_json(&pull(0)));
+    house.faults.wait_held();
+    // It is decoded where pages are read.
+    sender.update(2, &[cell("large", "c", "x".repeat(300 << 10), 1)]);
+    house.faults.clear();
+    house.faults.release();
+    for mut puller in pullers {
+        let mut found = Vec::new();
+        while found.len() < 2 {
+            found.extend(super::common::keys(changes(&puller.recv_type("update"))));
+        }
+        assert_eq!(found, ["k1", "large"]);
+    }
 }
