@@ -172,6 +172,14 @@ fn clients_recover_from_a_restore_to_an_older_state(store: &'static str) {
     server.stop();
     place.succeed("restore", "kept", &["--from", "/backup", "--keep-site-ids"]);
     assert_eq!(place.serve("kept").connect("list").connected["siteId"], site_id);
+    common::guarantees::row(common::guarantees::Row {
+        number: 90,
+        fault: "The server is restored from an older backup",
+        sender: "what was acked since the backup is gone from the server; a client that has it sends it again, and it is merged",
+        others: "a cursor above the server's version is answered from 0; every channel has a new site id, so that a client can tell",
+        lost: "what no client has any more",
+        command: "cargo test --test backup clients_recover",
+    });
 }
 
 fn a_restore_overwrites_nothing_unasked(store: &'static str) {

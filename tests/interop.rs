@@ -57,6 +57,14 @@ fn databases_converge_through_a_crash(store: &str) {
     let arguments = ["--seed", "201", "--runs", "2", "--rounds", "120", "--crashes", "3"];
     let output = node("crsqlite.mjs", addr, &arguments, crash).succeeds();
     assert!(!output.contains(" 0 lost"), "a run that felt no crash: {output}");
+    common::guarantees::row(common::guarantees::Row {
+        number: 91,
+        fault: "Real cr-sqlite databases edit, delete, re-insert, go offline and come back, while the server is killed",
+        sender: "what was not acked is sent again",
+        others: "all tables are equal in the end, clocks included",
+        lost: "nothing",
+        command: "cargo test --test interop through_a_crash",
+    });
 }
 
 #[test]

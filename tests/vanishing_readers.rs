@@ -194,6 +194,14 @@ fn assert_nothing_missed(server: &Server, readers: &mut [Reader], tail: u64) {
 fn readers_that_vanish_at_random_miss_nothing_behind_small_limits(store: &str) {
     let seed = seed();
     vanish_at_random(&Server::with(store, &SMALL), &small_load(seed));
+    common::guarantees::row(common::guarantees::Row {
+        number: 70,
+        fault: "Followers stop reading, read a trickle, hang up, reset, half close, at random and in the middle of pages, under load",
+        sender: "acks come as if they were not there",
+        others: "honest followers get every version live; the others fall back to pages, come back with their cursor, and end with what a pull from 0 gives",
+        lost: "nothing; memory stays under the limits",
+        command: "cargo test --test vanishing_readers",
+    });
 }
 
 fn readers_that_vanish_at_random_miss_nothing_behind_the_default_limits(store: &str) {

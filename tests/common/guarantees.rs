@@ -8,7 +8,7 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 /// With this in the environment, a row is written; else it must be there.
-const WRITE: &str = "CAUSEWAY_WRITE_DOCS";
+const WRITE: &str = "WRITE_GUARANTEES";
 const BEGIN: &str =
     "| # | fault | its sender | everybody else | lost | seen by |\n| ---: | --- | --- | --- | --- | --- |\n";
 const END: &str = "\n<!-- The rows end here. -->";

@@ -143,6 +143,14 @@ fn a_log_cut_anywhere_leaves_one_moment_of_all_channels() {
     assert!(found.is_sorted(), "a longer log never leaves less: {found:?}");
     assert_eq!((found[0], found[60]), (0, torn.moments.len() - 1));
     assert!(found.iter().collect::<std::collections::BTreeSet<_>>().len() > 5, "{found:?}");
+    crate::guarantees::row(crate::guarantees::Row {
+        number: 62,
+        fault: "The end of sled's log is missing",
+        sender: "as above",
+        others: "all channels are as they were at one earlier moment, and go on from there; a log cut before sled's last snapshot is refused when the store opens",
+        lost: "what the disk lost, of all channels; nothing before it",
+        command: "cargo test -p causeway-storage --test torn sled",
+    });
 }
 
 #[test]

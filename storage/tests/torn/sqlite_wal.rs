@@ -125,6 +125,14 @@ fn a_log_cut_anywhere_leaves_the_commits_before_the_cut() {
     for at in torn.places() {
         torn.check(&format!("cut at {at} of {:?}", torn.ends), &torn.wal[..at], None);
     }
+    crate::guarantees::row(crate::guarantees::Row {
+        number: 61,
+        fault: "The end of a channel's SQLite log is missing: cut at any offset, zeros, rubbish, a flipped bit",
+        sender: "what was acked in the commits that are gone is gone: an ack holds as far as the disk keeps what it has confirmed",
+        others: "the channel is as it was after the last commit that is whole, never a mixture, and goes on from there; others are whole",
+        lost: "what the disk lost, nothing before it",
+        command: "cargo test -p causeway-storage --test torn sqlite",
+    });
 }
 
 #[test]
