@@ -109,7 +109,7 @@ pub trait ChannelReader: Send {
     fn peers(&mut self) -> Result<Vec<TrackedPeer>>;
 
     /// Checks what only the engine knows of, such as that its indexes lead to every cell and to nothing else. May read all of
-    /// the channel. [`StoreError::Corrupt`](crate::StoreError::Corrupt) says what is wrong.
+    /// the channel. [`StoreError::Corrupt`] says what is wrong.
     fn check(&mut self) -> Result<()>;
 }
 
