@@ -11,6 +11,7 @@
 //! | [`mod@verify`], [`mod@copy`] | whether a channel is whole; a channel from one store into another |
 //! | [`conformance`] | the one suite that every backend passes |
 //! | [`faulty`] | a store that fails on command, for tests |
+//! | [`schema`] | the application's tables, and what of a change they refuse; packed keys |
 //! | [`names`], [`lock`], [`error`] | channel names as file names, the data directory's lock, errors |
 //!
 //! Nothing in here knows of the server, of sockets or of JSON.
@@ -28,6 +29,7 @@ pub mod memory;
 pub mod merge;
 pub mod names;
 pub mod registry;
+pub mod schema;
 pub mod sled;
 pub mod sqlite;
 pub mod store;
@@ -40,5 +42,6 @@ pub use digest::Digest;
 pub use error::StoreError;
 pub use merge::{Clamp, Outcome, Update, merge};
 pub use registry::{BACKENDS, backend};
+pub use schema::{KeyFormat, Schema, SchemaError};
 pub use store::{Cell, ChangeStore, ChannelReader, ChannelStore, Head, OwnedCell, TrackedPeer};
 pub use verify::{Verified, verify};
