@@ -6,6 +6,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use crate::error::Result;
+use crate::schema::Schema;
 use crate::store::ChangeStore;
 
 /// A backend and what it can do.
@@ -17,6 +18,8 @@ pub struct Backend {
     pub about: &'static str,
     /// Whether what it commits outlives the process.
     pub persistent: bool,
+    /// Whether it keeps the application's tables as tables, of [`StoreOptions::schema`].
+    pub tables: bool,
     /// Opens, and makes if need be, a data directory.
     pub open: fn(&StoreOptions) -> Result<Arc<dyn ChangeStore>>,
 }
@@ -30,12 +33,14 @@ pub struct StoreOptions {
     pub durability: Durability,
     /// The cache of one open channel (SQLite), or of the whole store (sled, 8 times this), in bytes.
     pub cache_bytes: usize,
+    /// The application's tables, which a backend keeps beside the cells if it can ([`Backend::tables`]).
+    pub schema: Option<Arc<Schema>>,
 }
 
 impl StoreOptions {
     /// Options for `dir` at full durability with the default cache of 4 MiB.
     pub fn new(dir: impl Into<PathBuf>) -> Self {
-        StoreOptions { dir: dir.into(), durability: Durability::Full, cache_bytes: 4 << 20 }
+        StoreOptions { dir: dir.into(), durability: Durability::Full, cache_bytes: 4 << 20, schema: None }
     }
 }
 

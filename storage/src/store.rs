@@ -60,7 +60,8 @@ pub trait ChannelStore: Send {
     /// The version and digest of the last commit.
     fn head(&self) -> Head;
 
-    /// Begins the transaction of one group commit. What follows sees what it has written.
+    /// Begins the transaction of one group commit. What follows sees what it has written. All that is put and removed of a
+    /// row comes in a run, with nothing of another row between, and no row comes twice.
     fn begin(&mut self) -> Result<()>;
 
     /// Gives the cells of the row, sentinel included, in any order, until `visit` breaks.

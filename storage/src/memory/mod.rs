@@ -24,6 +24,7 @@ pub const BACKEND: Backend = Backend {
     name: "memory",
     about: "maps in memory, gone when the process ends",
     persistent: false,
+    tables: false,
     open: |_| Ok(Arc::new(MemoryStore::default())),
 };
 

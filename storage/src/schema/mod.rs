@@ -77,6 +77,11 @@ impl Table {
         self.by_name.get(name).map(|at| &self.columns[*at])
     }
 
+    /// The place of the column of that name.
+    pub fn index_of(&self, name: &str) -> Option<usize> {
+        self.by_name.get(name).copied()
+    }
+
     /// The columns of the key, in its order.
     pub fn key_columns(&self) -> impl ExactSizeIterator<Item = &Column> {
         self.key.iter().map(|at| &self.columns[*at])

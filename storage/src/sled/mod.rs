@@ -31,6 +31,7 @@ pub const BACKEND: Backend = Backend {
     name: "sled",
     about: "one sled database for all channels",
     persistent: true,
+    tables: false,
     open: |options| Ok(Arc::new(SledStore::open(options)?)),
 };
 

@@ -6,6 +6,7 @@ use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, Row, ToSql, params};
 
 use super::seen::LatelySeen;
+use super::tables::{self, Tables};
 use super::{error, open};
 use crate::backend::StoreOptions;
 use crate::change::{Position, Value};
@@ -32,12 +33,19 @@ pub(super) struct SqliteChannel {
     site_id: String,
     head: Head,
     seen: LatelySeen,
+    tables: Option<Tables>,
 }
 
 impl SqliteChannel {
     pub(super) fn open(path: &Path, channel: &str, options: &StoreOptions) -> Result<Self> {
-        let opened = open::writer(path, channel, options)?;
-        opened.conn.set_prepared_statement_cache_capacity(STATEMENTS);
+        let mut opened = open::writer(path, channel, options)?;
+        let tables = match &options.schema {
+            Some(schema) => Tables::open(&mut opened.conn, schema).map(Some),
+            None => tables::abandon(&opened.conn).map(|()| None),
+        };
+        let tables = tables.map_err(|e| error(channel, "making its tables", e))?;
+        let more = if tables.is_some() { tables::STATEMENTS } else { 0 };
+        opened.conn.set_prepared_statement_cache_capacity(STATEMENTS + more);
         let head = open::head(&opened.conn).map_err(|e| error(channel, "reading its version", e))?;
         Ok(SqliteChannel {
             conn: opened.conn,
@@ -45,6 +53,7 @@ impl SqliteChannel {
             site_id: opened.site_id,
             head,
             seen: LatelySeen::default(),
+            tables,
         })
     }
 
@@ -60,6 +69,18 @@ impl SqliteChannel {
             n => {
                 let detail = format!("{n} cells stand where one should, while {doing}");
                 Err(StoreError::Corrupt { channel: self.channel.clone(), detail })
+            }
+        }
+    }
+
+    fn to_tables(
+        &mut self,
+        write: impl FnOnce(&mut Tables, &Connection) -> rusqlite::Result<()>,
+    ) -> Result<()> {
+        match &mut self.tables {
+            None => Ok(()),
+            Some(tables) => {
+                write(tables, &self.conn).map_err(|e| error(&self.channel, "writing a row of a table", e))
             }
         }
     }
@@ -98,7 +119,7 @@ impl ChannelStore for SqliteChannel {
         let Cell { table, pk, cid, val, col_version, site_id, cl, at } = *cell;
         let (col_version, cl) = (col_version as i64, cl as i64);
         let (version, seq) = (at.version as i64, at.seq as i64);
-        match old {
+        let written = match old {
             None => self.write_cell(
                 "adding a cell",
                 "INSERT INTO crdt_changes VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
@@ -110,12 +131,15 @@ impl ChannelStore for SqliteChannel {
                  WHERE db_version = ?7 AND seq = ?8",
                 params![Sql(val), col_version, version, site_id, cl, seq, old.version as i64, old.seq as i64],
             ),
-        }
+        };
+        written?;
+        self.to_tables(|tables, conn| tables.put(conn, cell))
     }
 
-    fn remove(&mut self, _table: &str, _pk: &str, _cid: &str, old: Position) -> Result<()> {
+    fn remove(&mut self, table: &str, pk: &str, cid: &str, old: Position) -> Result<()> {
         let sql = "DELETE FROM crdt_changes WHERE db_version = ?1 AND seq = ?2";
-        self.write_cell("removing a cell", sql, [old.version as i64, old.seq as i64])
+        self.write_cell("removing a cell", sql, [old.version as i64, old.seq as i64])?;
+        self.to_tables(|tables, conn| tables.remove(conn, table, pk, cid))
     }
 
     fn track(&mut self, peer: &TrackedPeer) -> Result<()> {
@@ -146,6 +170,7 @@ impl ChannelStore for SqliteChannel {
     }
 
     fn commit(&mut self, head: Head) -> Result<()> {
+        self.to_tables(Tables::flush)?;
         if head != self.head {
             self.execute(
                 "setting its version",
@@ -164,6 +189,9 @@ impl ChannelStore for SqliteChannel {
         // Some errors have rolled back already, and closing the handle does in any case.
         let _ = self.execute("rolling back", "ROLLBACK", []);
         self.seen.clear();
+        if let Some(tables) = &mut self.tables {
+            tables.clear();
+        }
     }
 }
 
@@ -201,7 +229,7 @@ fn cell<'r>(row: &'r Row<'_>) -> rusqlite::Result<Cell<'r>> {
 }
 
 /// A value as SQLite binds it.
-struct Sql<'a>(Value<'a>);
+pub(super) struct Sql<'a>(pub(super) Value<'a>);
 
 impl ToSql for Sql<'_> {
     fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {

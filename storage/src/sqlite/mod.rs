@@ -4,6 +4,7 @@ mod channel;
 mod open;
 mod reader;
 mod seen;
+mod tables;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -23,6 +24,7 @@ pub const BACKEND: Backend = Backend {
     name: "sqlite",
     about: "one SQLite file a channel (the default)",
     persistent: true,
+    tables: true,
     open: |options| Ok(Arc::new(SqliteStore::open(options)?)),
 };
 
