@@ -5,6 +5,7 @@ mod clamp;
 mod group;
 mod model;
 mod support;
+mod tables;
 mod vectors;
 
 /// Makes each check, a `fn(&Store)`, a test of its own on every backend.

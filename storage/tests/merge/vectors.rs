@@ -37,12 +37,12 @@ fn the_engines_cases_come_out_in_every_order_and_grouping(store: &Store) {
     }
 }
 
-type Changes = Vec<OwnedChange>;
-type Groups = Vec<Vec<Changes>>;
-type Deliver = fn(&Changes, &Changes) -> Groups;
+pub(crate) type Changes = Vec<OwnedChange>;
+pub(crate) type Groups = Vec<Vec<Changes>>;
+pub(crate) type Deliver = fn(&Changes, &Changes) -> Groups;
 
 /// How two sites' changes reach the relay: group commits of updates of changes.
-const WAYS: [(&str, Deliver); 8] = [
+pub(crate) const WAYS: [(&str, Deliver); 8] = [
     ("one update", |a, b| vec![vec![[a.clone(), b.clone()].concat()]]),
     ("an update and a commit each", |a, b| vec![vec![a.clone()], vec![b.clone()]]),
     ("an update each, one commit", |a, b| vec![vec![a.clone(), b.clone()]]),
@@ -83,7 +83,7 @@ fn cells(merged: &Json) -> Content {
     merged.as_array().expect("cells").iter().map(cell).collect()
 }
 
-fn changes(side: &Json) -> Changes {
+pub(crate) fn changes(side: &Json) -> Changes {
     let change = |row: &Json| OwnedChange {
         table: text(&row[0]),
         pk: text(&row[1]),
