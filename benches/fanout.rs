@@ -132,7 +132,7 @@ impl Relay {
         let options = StoreOptions { durability: Durability::Full, ..StoreOptions::new(dir.path()) };
         let store = (causeway_storage::backend(store).unwrap().open)(&options).unwrap();
         let (server, listener, address) = Server::bind(&config).unwrap();
-        server.open(store.clone()).unwrap();
+        server.open(store.clone(), None).unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
         let running = runtime.spawn(server.clone().run(listener, async { drop(stopped.await) }));
         drop(entered);

@@ -6,7 +6,7 @@
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
-use causeway_storage::Durability;
+use causeway_storage::{Durability, KeyFormat};
 
 /// What precedes a setting's name, in upper case, in the environment.
 pub const ENV_PREFIX: &str = "CAUSEWAY_";
@@ -89,6 +89,10 @@ settings! {
     durability: Durability = Durability::Full, ANY;
     /// What is logged: error, warn, info, debug or trace, or a filter such as `causeway=debug`.
     log: String = "info".into(), ANY;
+    /// A file with the CREATE TABLEs of the application's tables, which changes are checked against; empty: any table is taken.
+    schema: Option<PathBuf> = None, ANY;
+    /// How changes carry a row's key, if there is a schema: packed (as cr-sqlite does), plain (the key's one value as text).
+    key_format: KeyFormat = KeyFormat::Packed, ANY;
 
     /// The largest message taken, in bytes; a larger one closes its connection with 1009.
     max_message_bytes: usize = 8 << 20, 1024..=1 << 30;
@@ -299,6 +303,26 @@ impl Kind for PathBuf {
     }
 }
 
+impl Kind for Option<PathBuf> {
+    fn parse(value: &str, _: std::ops::RangeInclusive<u64>) -> Result<Self, String> {
+        Ok(if value.is_empty() { None } else { Some(value.into()) })
+    }
+
+    fn toml(&self) -> String {
+        self.clone().unwrap_or_default().toml()
+    }
+}
+
+impl Kind for KeyFormat {
+    fn parse(value: &str, _: std::ops::RangeInclusive<u64>) -> Result<Self, String> {
+        value.parse()
+    }
+
+    fn toml(&self) -> String {
+        format!("\"{self}\"")
+    }
+}
+
 impl Kind for Durability {
     fn parse(value: &str, _: std::ops::RangeInclusive<u64>) -> Result<Self, String> {
         value.parse()
@@ -333,6 +357,7 @@ mod tests {
             (&[("CAUSEWAY_SHARDSS", "3")][..], &[][..], "CAUSEWAY_SHARDSS"),
             (&[], &[("page_max_changes", "0")], "--page-max-changes"),
             (&[], &[("durability", "most")], "--durability"),
+            (&[], &[("key_format", "json")], "--key-format"),
             (&[], &[("store", "oracle")], "store"),
         ] {
             assert!(load(env, flags).unwrap_err().to_string().contains(name));
@@ -341,9 +366,12 @@ mod tests {
 
     #[test]
     fn what_is_printed_can_be_read() {
-        let config = Config { data: "a \"quoted\" path".into(), shards: 7, ..Config::default() };
-        let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(&file, config.to_toml()).unwrap();
-        assert_eq!(Config::load(Some(file.path()), [].into_iter(), [].into_iter()).unwrap(), config);
+        let set = Config { data: "a \"quoted\" path".into(), shards: 7, ..Config::default() };
+        let set = Config { schema: Some("s.sql".into()), key_format: KeyFormat::Plain, ..set };
+        for config in [set, Config::default()] {
+            let file = tempfile::NamedTempFile::new().unwrap();
+            std::fs::write(&file, config.to_toml()).unwrap();
+            assert_eq!(Config::load(Some(file.path()), [].into_iter(), [].into_iter()).unwrap(), config);
+        }
     }
 }

@@ -9,6 +9,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
+use causeway_storage::Schema;
 use fastwebsockets::OpCode;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
@@ -20,7 +21,7 @@ use crate::outbox::{Outbox, PageStart, TAKE_MAX_SLABS as WRITE_SLABS, TOO_MANY_B
 use crate::page::PageLimits;
 use crate::protocol::decode::{self, DecodeRules};
 use crate::protocol::frame::{self, Broken, Event, FrameCollector, close};
-use crate::protocol::{Code, Incoming, Refusal};
+use crate::protocol::{self, Code, Incoming, Refusal};
 use crate::relay::{Member, Relay};
 use crate::shard::Job;
 use crate::unavailable::Use;
@@ -230,13 +231,15 @@ impl<'c, R: AsyncRead + Unpin> Reader<'c, R> {
         let channel = self.relay.config.strict_channel.then_some(&self.member.channel);
         if payload.len() <= DECODE_INLINE_MAX_BYTES {
             let rules = DecodeRules { max_changes, strict_channel: channel.map(|c| &**c) };
-            return decode::decode(&mut payload, rules);
+            return decode_and_check(&mut payload, rules, self.relay.schema.as_deref());
         }
+        let schema = self.relay.schema.clone();
         let channel = channel.cloned();
         let (answer, decoded) = oneshot::channel();
         self.relay.work.spawn(
             move || {
-                decode::decode(&mut payload, DecodeRules { max_changes, strict_channel: channel.as_deref() })
+                let rules = DecodeRules { max_changes, strict_channel: channel.as_deref() };
+                decode_and_check(&mut payload, rules, schema.as_deref())
             },
             // Whoever waits may have gone.
             |decoded| drop(answer.send(decoded)),
@@ -253,6 +256,18 @@ impl<'c, R: AsyncRead + Unpin> Reader<'c, R> {
     fn refuse(&self, refusal: &Refusal) {
         self.relay.metrics.refused(refusal.code);
         self.member.outbox.reply(self.member.encoder.error_frame(refusal));
+    }
+}
+
+fn decode_and_check(
+    payload: &mut Vec<u8>,
+    rules: DecodeRules<'_>,
+    schema: Option<&Schema>,
+) -> Result<Incoming, Refusal> {
+    let incoming = decode::decode(payload, rules)?;
+    match schema {
+        Some(schema) => protocol::check(incoming, schema),
+        None => Ok(incoming),
     }
 }
 

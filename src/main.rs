@@ -3,14 +3,17 @@
 mod tools;
 
 use std::fmt::Display;
+use std::fs::File;
+use std::io::Read;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use causeway::admin::control::Control;
 use causeway::backup::check_restored;
 use causeway::config::{Config, ENV_CONFIG, SETTINGS, flag};
 use causeway::server::Server;
-use causeway_storage::StoreOptions;
+use causeway_storage::{Schema, StoreOptions, schema};
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -85,6 +88,7 @@ fn serve(config: Config) -> Result<(), String> {
         tracing_subscriber::EnvFilter::try_new(&config.log).map_err(|e| format!("{}: {e}", flag("log")))?;
     let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(terminal).with_writer(std::io::stderr).init();
+    let schema = load_schema(&config)?;
     raise_file_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(config.io_thread_count())
@@ -92,16 +96,28 @@ fn serve(config: Config) -> Result<(), String> {
         .enable_all()
         .build()
         .map_err(|e| format!("cannot start: {e}"))?;
-    let result = runtime.block_on(run(config));
+    let result = runtime.block_on(run(config, schema));
     // What has not ended within the drain is given up.
     runtime.shutdown_background();
     result
 }
 
+/// Reads the application's schema, if there is to be one.
+fn load_schema(config: &Config) -> Result<Option<Arc<Schema>>, String> {
+    let Some(path) = &config.schema else { return Ok(None) };
+    let mut text = String::new();
+    // One byte more than may be is enough to be told so.
+    let read = File::open(path)
+        .and_then(|file| file.take(schema::MAX_FILE_BYTES as u64 + 1).read_to_string(&mut text));
+    read.map_err(|e| format!("{} {}: {e}", flag("schema"), path.display()))?;
+    let schema = Schema::parse(&text, &path.to_string_lossy(), config.key_format);
+    schema.map(|schema| Some(Arc::new(schema))).map_err(|e| e.to_string())
+}
+
 /// Blocking threads beside those that read pages: large messages are decoded there.
 const DECODE_THREADS: usize = 2;
 
-async fn run(config: Config) -> Result<(), String> {
+async fn run(config: Config, schema: Option<Arc<Schema>>) -> Result<(), String> {
     let (server, listener, address) =
         Server::bind(&config).map_err(|e| format!("cannot listen on {}: {e}", config.listen))?;
     survive_file_limit().map_err(|e| format!("cannot handle signals: {e}"))?;
@@ -122,7 +138,7 @@ async fn run(config: Config) -> Result<(), String> {
     } else {
         None
     };
-    server.open(store.clone()).map_err(|e| format!("cannot start a thread: {e}"))?;
+    server.open(store.clone(), schema).map_err(|e| format!("cannot start a thread: {e}"))?;
     println!("{}", banner(&config, address));
 
     let in_time = running.await.map_err(|e| format!("the server has failed: {e}"))?;

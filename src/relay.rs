@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
-use causeway_storage::{ChangeStore, StoreError};
+use causeway_storage::{ChangeStore, Schema, StoreError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use crate::config::Config;
@@ -22,6 +22,8 @@ const MEMBERS_MAX: u32 = u32::MAX >> 4;
 pub struct Relay {
     /// The effective configuration.
     pub config: Config,
+    /// What changes are checked against, if anything.
+    pub schema: Option<Arc<Schema>>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// The threads that commit.
@@ -57,6 +59,7 @@ impl Relay {
     /// Starts the shards over the store.
     pub fn start(
         config: Config,
+        schema: Option<Arc<Schema>>,
         store: Arc<dyn ChangeStore>,
         metrics: Arc<Metrics>,
         work: Work,
@@ -68,6 +71,7 @@ impl Relay {
             work,
             metrics,
             config,
+            schema,
             draining: Draining::default(),
             members: Arc::new(Semaphore::new(MEMBERS_MAX as usize)),
             last_connection: AtomicU64::new(0),

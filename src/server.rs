@@ -7,7 +7,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use causeway_storage::ChangeStore;
+use causeway_storage::{ChangeStore, Schema};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -87,9 +87,10 @@ impl Server {
         })
     }
 
-    /// Begins to serve clients over the store.
-    pub fn open(&self, store: Arc<dyn ChangeStore>) -> io::Result<()> {
-        let relay = Relay::start(self.config.clone(), store, self.routes.metrics.clone(), self.work.clone())?;
+    /// Begins to serve clients over the store; with a schema, they may change its tables only.
+    pub fn open(&self, store: Arc<dyn ChangeStore>, schema: Option<Arc<Schema>>) -> io::Result<()> {
+        let metrics = self.routes.metrics.clone();
+        let relay = Relay::start(self.config.clone(), schema, store, metrics, self.work.clone())?;
         // Nobody else sets it.
         let _ = self.routes.relay.set(Arc::new(relay));
         Ok(())

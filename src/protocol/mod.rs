@@ -2,12 +2,14 @@
 //!
 //! Knows JSON and WebSocket frames; knows nothing of connections, channels or stores.
 
+mod check;
 pub mod decode;
 pub mod encode;
 pub mod frame;
 mod json;
 mod update;
 
+pub use check::check;
 pub use update::IncomingUpdate;
 
 /// A message from a client, checked against every bound of the contract.
@@ -33,6 +35,10 @@ pub enum Code {
     UnknownType,
     /// A change outside the contract's bounds.
     InvalidChange,
+    /// A change of a table that the schema does not have.
+    UnknownTable,
+    /// A change of a column that its table does not have.
+    UnknownColumn,
     /// A frame over `max_message_bytes`.
     TooLarge,
     /// An update with more than `max_changes_per_update` changes.
@@ -49,10 +55,12 @@ pub enum Code {
 
 impl Code {
     /// Every code, for the metrics.
-    pub const ALL: [Code; 9] = [
+    pub const ALL: [Code; 11] = [
         Code::Malformed,
         Code::UnknownType,
         Code::InvalidChange,
+        Code::UnknownTable,
+        Code::UnknownColumn,
         Code::TooLarge,
         Code::TooManyChanges,
         Code::RateLimited,
@@ -67,6 +75,8 @@ impl Code {
             Code::Malformed => "malformed",
             Code::UnknownType => "unknown_type",
             Code::InvalidChange => "invalid_change",
+            Code::UnknownTable => "unknown_table",
+            Code::UnknownColumn => "unknown_column",
             Code::TooLarge => "too_large",
             Code::TooManyChanges => "too_many_changes",
             Code::RateLimited => "rate_limited",
