@@ -3,8 +3,9 @@
 mod tools;
 
 use std::fmt::Display;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::Read;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -114,6 +115,34 @@ fn load_schema(config: &Config) -> Result<Option<Arc<Schema>>, String> {
     schema.map(|schema| Some(Arc::new(schema))).map_err(|e| e.to_string())
 }
 
+/// The schema that the data directory was last served with, in the data directory.
+const LAST_SCHEMA: &str = "causeway.schema.sql";
+
+/// Notes the schema in the data directory, unless what is there was made with one that it does not follow.
+fn follow_schema(data: &Path, schema: &Schema) -> Result<(), String> {
+    let path = data.join(LAST_SCHEMA);
+    let failed = |e: std::io::Error| format!("{}: {e}", path.display());
+    let format = format!("-- key_format = {}", schema.key_format());
+    let text = format!("{format}\n{}", schema.to_sql());
+    match fs::read_to_string(&path) {
+        Ok(last) if last == text => return Ok(()),
+        Ok(last) if last.lines().next() != Some(&format) => {
+            let last = last.lines().next().unwrap_or_default().trim_start_matches("-- ").to_owned();
+            return Err(format!("{}: the data directory was served with {last}", flag("key_format")));
+        }
+        Ok(last) => {
+            let last = Schema::parse(&last, &path.to_string_lossy(), schema.key_format());
+            schema
+                .follows(&last.map_err(|e| e.to_string())?)
+                .map_err(|e| format!("{}: {e}", flag("schema")))?;
+        }
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+        Err(e) => return Err(failed(e)),
+    }
+    let unfinished = path.with_extension("sql.unfinished");
+    fs::write(&unfinished, text).and_then(|()| fs::rename(&unfinished, &path)).map_err(failed)
+}
+
 /// Blocking threads beside those that read pages: large messages are decoded there.
 const DECODE_THREADS: usize = 2;
 
@@ -129,9 +158,13 @@ async fn run(config: Config, schema: Option<Arc<Schema>>) -> Result<(), String> 
         dir: config.data.clone(),
         durability: config.durability,
         cache_bytes: config.cache_bytes,
+        schema: schema.clone(),
     };
     check_restored(&config.data)?;
     let store = blocking(move || (backend.open)(&options)).await?;
+    if let (Some(schema), true) = (&schema, backend.persistent) {
+        follow_schema(&config.data, schema)?;
+    }
     let control = if backend.persistent {
         let started = Control::start(&config.data, store.clone());
         Some(started.map_err(|e| format!("cannot listen for commands in {}: {e}", config.data.display()))?)

@@ -104,6 +104,7 @@ fn open(config: &Config) -> Result<Arc<dyn ChangeStore>, String> {
         dir: config.data.clone(),
         durability: config.durability,
         cache_bytes: config.cache_bytes,
+        schema: None,
     };
     (backend.open)(&options).map_err(|e| e.to_string())
 }

@@ -244,6 +244,10 @@ impl ChannelStore for Channel<dyn ChannelStore> {
         self.inner.forget_peers(seen_s, max)
     }
 
+    fn remake_tables(&mut self) -> Result<bool> {
+        self.inner.remake_tables()
+    }
+
     fn commit(&mut self, head: Head) -> Result<()> {
         self.meet(At::Commit)?;
         self.inner.commit(head)?;

@@ -82,6 +82,11 @@ pub trait ChannelStore: Send {
     /// Forgets at most `max` tracked peers that were last seen before `seen_s`; gives how many.
     fn forget_peers(&mut self, seen_s: u64, max: usize) -> Result<usize>;
 
+    /// Makes the application's tables anew from the cells, in a transaction of its own; `false` if the store has none.
+    fn remake_tables(&mut self) -> Result<bool> {
+        Ok(false)
+    }
+
     /// Sets version and digest and commits, durably as the store was opened.
     fn commit(&mut self, head: Head) -> Result<()>;
 

@@ -4,6 +4,7 @@
 //! it would let two rows of `crdt_changes` be one row of a table, or a row fail to be written.
 
 mod check;
+mod follows;
 pub mod key;
 mod parse;
 mod statements;
@@ -15,6 +16,7 @@ use std::str::FromStr;
 use foldhash::fast::RandomState;
 
 pub use check::Refused;
+pub use follows::CannotFollow;
 pub use key::{Key, KeyError};
 
 /// The largest schema file, in bytes.
@@ -74,7 +76,7 @@ pub struct Table {
 impl Table {
     /// The column of that name.
     pub fn column(&self, name: &str) -> Option<&Column> {
-        self.by_name.get(name).map(|at| &self.columns[*at])
+        self.index_of(name).map(|at| &self.columns[at])
     }
 
     /// The place of the column of that name.

@@ -185,6 +185,12 @@ impl ChannelStore for SqliteChannel {
         Ok(())
     }
 
+    fn remake_tables(&mut self) -> Result<bool> {
+        let Some(tables) = &mut self.tables else { return Ok(false) };
+        let made = tables.remake(&mut self.conn);
+        made.map(|()| true).map_err(|e| error(&self.channel, "making its tables", e))
+    }
+
     fn rollback(&mut self) {
         // Some errors have rolled back already, and closing the handle does in any case.
         let _ = self.execute("rolling back", "ROLLBACK", []);
