@@ -12,10 +12,11 @@ fn a_file_tells_tables_as_sqlite_makes_them() {
         "\u{feff}-- the app's; tables\r\nCREATE TABLE todos (id PRIMARY KEY NOT NULL, text, \"done; CHECK\" INT DEFAULT 0);
         create table if not exists tags (
             b TEXT NOT NULL, a INTEGER NOT NULL, note VARCHAR(9) NOT NULL DEFAULT 'CHECK (;)', -- a CHECK; of nothing
-            weight DOUBLE PRECISION, at DATE, PRIMARY KEY (a, b));",
+            weight DOUBLE PRECISION, at DATE, PRIMARY KEY (a, b));
+        CREATE TABLE kept (id TEXT PRIMARY KEY, note COLLATE NOCASE) WITHOUT ROWID",
     );
     let names: Vec<_> = schema.tables().iter().map(|table| table.name.as_str()).collect();
-    assert_eq!(names, ["todos", "tags"]);
+    assert_eq!(names, ["todos", "tags", "kept"]);
     let tags = schema.table("tags").unwrap();
     let key: Vec<_> = tags.key_columns().map(|column| column.name.as_str()).collect();
     assert_eq!(key, ["a", "b"], "the key's order, not the table's");

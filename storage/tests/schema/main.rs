@@ -53,7 +53,8 @@ fn any_value() -> impl Strategy<Value = Any> {
         (-300i32..300).prop_map(|i| Any::Real(f64::from(i) / 2.0)),
         prop::sample::select(vec![two_63, -two_63, two_63 - 1024.0, 1e30, 2f64.powi(53), 5e-324])
             .prop_map(Any::Real),
-        "[ \t]?[-+]?[0-9]{0,3}[.]?[0-9]{0,2}([eE][-+]?[0-9]{0,2})?[ \n]?".prop_map(Any::Text),
+        "[ \t\x0b]?[-+]?[0-9]{0,3}[.]?[0-9]{0,2}([eE][-+]?[0-9]{0,2})?[ \n\r\x0b\x0c\x1c\u{a0}]?"
+            .prop_map(Any::Text),
         "[-+]?9223372036854775(80[678]|8070)([.]0)?|0x1F|inf|nan|NaN|1_000|١".prop_map(Any::Text),
         any::<String>().prop_map(Any::Text),
         prop::collection::vec(any::<u8>(), 0..9).prop_map(Any::Blob),
