@@ -114,7 +114,7 @@ fn what_cannot_be_an_applications_table_is_refused_with_its_line() {
     let e = Schema::parse(&tables(1001), "f", KeyFormat::Packed).unwrap_err();
     assert_eq!((e.line, e.problem.contains("more than 1000")), (1001, true), "{e}");
     let e = Schema::parse(&" ".repeat((4 << 20) + 1), "f", KeyFormat::Packed).unwrap_err().to_string();
-    assert!(e.contains("the most is"), "{e}");
+    assert!(e.contains("more than 4194304 bytes"), "{e}");
 }
 
 proptest! {

@@ -8,13 +8,15 @@ use rusqlite::Connection;
 use crate::{any_value, change, check, parse};
 
 /// A column of each kind, as a key and as a value.
-const KINDS: [(&str, &str); 14] = [
+const KINDS: [(&str, &str); 16] = [
     ("", ""),
     ("TEXT", ""),
     ("INT", ""),
     ("NUMERIC", ""),
     ("REAL", ""),
     ("BLOB", ""),
+    ("ANY", ""),
+    ("FLOATING POINT", ""),
     ("INTEGER", ""),
     ("INTEGER", "WITHOUT ROWID"),
     ("INT", "STRICT"),
