@@ -3,7 +3,7 @@
 # branches. Inputs with names of their own stay as they are.
 set -euo pipefail
 cd "$(dirname "$0")"
-for target in frames decode merge; do
+for target in frames decode merge key; do
   mkdir -p "target/found/$target"
   find "corpus/$target" -regextype egrep -regex '.*/[0-9a-f]{40}' -exec mv -t "target/found/$target" {} +
   cargo fuzz run -s none "$target" "corpus/$target" "target/found/$target" -- -set_cover_merge=1 -use_counters=0 >"target/$target.log" 2>&1

@@ -23,6 +23,7 @@ on_durable_stores!(
     databases_converge,
     databases_converge_through_small_pages,
     databases_converge_through_a_crash,
+    databases_converge_under_their_schema,
 );
 
 /// How long a script may stay silent. Each prints a line within its own, shorter limits.
@@ -37,6 +38,20 @@ fn a_client_of_the_guide_needs_nothing_else(store: &str) {
 fn databases_converge(store: &str) {
     let server = Server::start(store);
     node("crsqlite.mjs", server.addr, &["--seed", "1", "--runs", "4"], || {}).succeeds();
+}
+
+/// The relay takes every key and value that real databases make of their tables.
+fn databases_converge_under_their_schema(store: &str) {
+    const TABLES: &str =
+        "import { TABLES } from './lib/workload.mjs'; console.log(TABLES.map(({ sql }) => sql).join(';\\n'))";
+    let tables =
+        tool("node").current_dir(installed()).args(["--input-type=module", "-e", TABLES]).output().unwrap();
+    assert!(tables.status.success(), "{tables:?}");
+    let file = tempfile::NamedTempFile::new().unwrap();
+    fs::write(&file, tables.stdout).unwrap();
+    let server = Server::with(store, &[("schema", file.path().to_str().unwrap())]);
+    node("crsqlite.mjs", server.addr, &["--seed", "301", "--runs", "2"], || {}).succeeds();
+    assert_eq!(server.metric("errors_total"), 0, "nothing was refused");
 }
 
 fn databases_converge_through_small_pages(store: &str) {

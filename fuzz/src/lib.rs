@@ -5,6 +5,7 @@
 
 pub mod decode;
 pub mod frames;
+pub mod key;
 pub mod merge;
 pub mod naive;
 pub mod tokens;

@@ -47,7 +47,7 @@ impl House {
         let (stop, stopped) = oneshot::channel();
         let (server, addr, running) = runtime.block_on(async {
             let (server, listener, addr) = Server::bind(&config).unwrap();
-            server.open(store.clone()).unwrap();
+            server.open(store.clone(), None).unwrap();
             let running = tokio::spawn(server.clone().run(listener, async { drop(stopped.await) }));
             (server, addr, running)
         });

@@ -41,7 +41,7 @@ pub fn seeds() -> Vec<(String, Vec<u8>)> {
         raw("length-in-two-bytes-of-one", &[0x82, 0xfe, 0, 125, 1, 2, 3, 4]),
         raw("length-in-eight-bytes-of-two", &[0x82, 0xff, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 1, 2, 3, 4]),
     ];
-    for (n, bytes) in (240..).zip(LARGE_BYTES) {
+    for (n, bytes) in (240..=255).zip(LARGE_BYTES) {
         seeds.push((
             format!("ping-or-text-of-{bytes}"),
             vec![FREE, 1, 254, if bytes < 126 { 0x89 } else { 0x81 }, n, b'x'],

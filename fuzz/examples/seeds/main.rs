@@ -2,6 +2,7 @@
 
 mod decode;
 mod frames;
+mod key;
 mod merge;
 
 use std::path::Path;
@@ -10,6 +11,7 @@ fn main() {
     write("frames", frames::seeds());
     write("decode", decode::seeds());
     write("merge", merge::seeds());
+    write("key", key::seeds());
 }
 
 fn write(target: &str, seeds: Vec<(String, Vec<u8>)>) {

@@ -52,7 +52,7 @@ impl Schema {
             problem,
         };
         if text.len() > MAX_FILE_BYTES {
-            let problem = format!("the file has {} bytes, the most is {MAX_FILE_BYTES}", text.len());
+            let problem = format!("the file has more than {MAX_FILE_BYTES} bytes");
             return Err(error(0, problem));
         }
         if let Some(at) = text.find('\0') {
@@ -89,7 +89,7 @@ impl Schema {
         if head.clone().any(|token| *token == ".") {
             return Err("a table's name stands alone, without a database".to_owned().into());
         }
-        // Nothing but the constraint can be that word, and SQLite tells of neither.
+        // The words are reserved, so nothing else can be one; of neither does a pragma tell.
         if statement.has_keyword("CHECK") {
             let problem = "a CHECK: changes come one by one and in any order, and could not all be written";
             return Err(problem.to_owned().into());

@@ -1,0 +1,4 @@
+//! See `causeway_fuzz::key`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| causeway_fuzz::key::check(input));
