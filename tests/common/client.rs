@@ -64,19 +64,31 @@ impl Client {
         Self::over(socket.into(), &format!("/?channel={}", encode(channel)), &[])
     }
 
+    /// The same, or the server's answer if it refuses the handshake.
+    pub fn try_connect(addr: SocketAddr, channel: &str) -> Result<Self, Response> {
+        Self::try_over(TcpStream::connect(addr).unwrap(), &format!("/?channel={}", encode(channel)), &[])
+    }
+
     #[track_caller]
-    fn over(mut stream: TcpStream, target: &str, early: &[u8]) -> Self {
+    fn over(stream: TcpStream, target: &str, early: &[u8]) -> Self {
+        Self::try_over(stream, target, early).unwrap_or_else(|response| panic!("{target}: {response:?}"))
+    }
+
+    #[track_caller]
+    fn try_over(mut stream: TcpStream, target: &str, early: &[u8]) -> Result<Self, Response> {
         stream.set_nodelay(true).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
         stream.write_all(&[upgrade_request(target).as_bytes(), early].concat()).unwrap();
         let response = Response::read(&mut stream).expect("an answer to the handshake");
-        assert_eq!(response.status, 101, "{target}: {response:?}");
+        if response.status != 101 {
+            return Err(response);
+        }
         assert_eq!(response.header("sec-websocket-accept"), Some("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="));
         let mut client =
             Self { stream, buffer: response.body, connected: Value::Null, answers_pings: true, pings: 0 };
         client.connected = client.recv_json();
         assert_eq!(client.connected["type"], "connected");
-        client
+        Ok(client)
     }
 
     /// A second handle on the same connection, to send while the first one reads.
