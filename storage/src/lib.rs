@@ -40,5 +40,5 @@ pub use digest::Digest;
 pub use error::StoreError;
 pub use merge::{Clamp, Outcome, Update, merge};
 pub use registry::{BACKENDS, backend};
-pub use store::{Cell, ChangeStore, ChannelReader, ChannelStore, Head, OwnedCell, TrackedPeer};
+pub use store::{Cell, ChangeStore, ChannelReader, ChannelStore, Head, OwnedCell, TableCounts, TrackedPeer};
 pub use verify::{Verified, verify};
