@@ -81,6 +81,10 @@ const THREADS: std::ops::RangeInclusive<u64> = 0..=1024;
 settings! {
     /// The address to listen on.
     listen: String = "127.0.0.1:8080".into(), ANY;
+    /// The address that operators ask over HTTP (`/admin/…`), apart from the relay's own; empty means nowhere.
+    admin_listen: Option<String> = None, ANY;
+    /// The file that holds the token operators show there; `admin_listen` needs it.
+    admin_token_file: Option<PathBuf> = None, ANY;
     /// The data directory; it is made if it is not there.
     data: PathBuf = "./data".into(), ANY;
     /// The storage engine: sqlite, sled or memory.
@@ -203,6 +207,10 @@ impl Config {
         if let Err(e) = causeway_storage::backend(&self.store) {
             return Err(ConfigError { origin: "store".into(), problem: e.to_string() });
         }
+        if self.admin_listen.is_some() && self.admin_token_file.is_none() {
+            let problem = "it needs admin_token_file, a file that holds the token operators show".into();
+            return Err(ConfigError { origin: "admin_listen".into(), problem });
+        }
         Ok(())
     }
 
@@ -299,6 +307,17 @@ impl Kind for PathBuf {
     }
 }
 
+/// Empty for none.
+impl<T: Kind> Kind for Option<T> {
+    fn parse(value: &str, bounds: std::ops::RangeInclusive<u64>) -> Result<Self, String> {
+        if value.is_empty() { Ok(None) } else { T::parse(value, bounds).map(Some) }
+    }
+
+    fn toml(&self) -> String {
+        self.as_ref().map_or_else(|| "\"\"".into(), T::toml)
+    }
+}
+
 impl Kind for Durability {
     fn parse(value: &str, _: std::ops::RangeInclusive<u64>) -> Result<Self, String> {
         value.parse()
@@ -334,6 +353,7 @@ mod tests {
             (&[], &[("page_max_changes", "0")], "--page-max-changes"),
             (&[], &[("durability", "most")], "--durability"),
             (&[], &[("store", "oracle")], "store"),
+            (&[], &[("admin_listen", "127.0.0.1:1")], "admin_listen"),
         ] {
             assert!(load(env, flags).unwrap_err().to_string().contains(name));
         }
@@ -341,7 +361,13 @@ mod tests {
 
     #[test]
     fn what_is_printed_can_be_read() {
-        let config = Config { data: "a \"quoted\" path".into(), shards: 7, ..Config::default() };
+        let config = Config {
+            data: "a \"quoted\" path".into(),
+            shards: 7,
+            admin_listen: Some("127.0.0.1:1".into()),
+            admin_token_file: Some("token".into()),
+            ..Config::default()
+        };
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(&file, config.to_toml()).unwrap();
         assert_eq!(Config::load(Some(file.path()), [].into_iter(), [].into_iter()).unwrap(), config);

@@ -87,12 +87,13 @@ impl Server {
         })
     }
 
-    /// Begins to serve clients over the store.
-    pub fn open(&self, store: Arc<dyn ChangeStore>) -> io::Result<()> {
+    /// Begins to serve clients over the store; gives the relay.
+    pub fn open(&self, store: Arc<dyn ChangeStore>) -> io::Result<Arc<Relay>> {
         let relay = Relay::start(self.config.clone(), store, self.routes.metrics.clone(), self.work.clone())?;
+        let relay = Arc::new(relay);
         // Nobody else sets it.
-        let _ = self.routes.relay.set(Arc::new(relay));
-        Ok(())
+        let _ = self.routes.relay.set(relay.clone());
+        Ok(relay)
     }
 
     /// The relay, once there is a store.
@@ -169,7 +170,8 @@ fn bound_unsent(stream: &TcpStream) {
     let _ = (stream, MAX_UNSENT_BYTES);
 }
 
-fn resolve(listen: &str) -> io::Result<SocketAddr> {
+/// The address of a `listen` setting.
+pub fn resolve(listen: &str) -> io::Result<SocketAddr> {
     let mut addresses = std::net::ToSocketAddrs::to_socket_addrs(listen)?;
     addresses.next().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the address has no host"))
 }
