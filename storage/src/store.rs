@@ -119,8 +119,8 @@ pub trait ChannelReader: Send {
     /// keys, missed.
     fn tables(&mut self, visit: &mut dyn FnMut(TableCounts)) -> Result<()>;
 
-    /// What the channel takes in the store, in bytes, by the store's own measure: its files where it has some, else the sum of
-    /// its keys and values.
+    /// What the channel takes in the store, in bytes, by the store's own measure: its file with its log where it has some,
+    /// else the sum of its keys and values.
     fn size_bytes(&mut self) -> Result<u64>;
 }
 

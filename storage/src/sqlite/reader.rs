@@ -93,7 +93,7 @@ impl ChannelReader for SqliteReader {
     fn size_bytes(&mut self) -> Result<u64> {
         let file = Path::new(self.conn.path().unwrap_or_default());
         let mut bytes = 0;
-        for ending in ["db", "db-wal", "db-shm"] {
+        for ending in ["db", "db-wal"] {
             let path = file.with_extension(ending);
             match std::fs::metadata(&path) {
                 Ok(file) => bytes += file.len(),
