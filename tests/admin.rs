@@ -390,11 +390,9 @@ impl Operators {
     fn start(place: &Place) -> Self {
         let file = place.dir.path().join("token");
         fs::write(&file, format!("{}\n", TOKEN.replace(' ', "-"))).unwrap();
-        // A port that is free now; nobody else asks for this one.
-        let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let settings =
-            [("admin-listen", &address.to_string()[..]), ("admin-token-file", file.to_str().unwrap())];
-        Operators { server: Server::at(&place.data(), place.store, &settings), address }
+        let settings = [("admin-listen", "127.0.0.1:0"), ("admin-token-file", file.to_str().unwrap())];
+        let server = Server::at(&place.data(), place.store, &settings);
+        Operators { address: server.operators(), server }
     }
 
     fn ask_with(&self, method: &str, target: &str, headers: &str) -> Response {
