@@ -81,6 +81,10 @@ const THREADS: std::ops::RangeInclusive<u64> = 0..=1024;
 settings! {
     /// The address to listen on.
     listen: String = "127.0.0.1:8080".into(), ANY;
+    /// The address that operators ask over HTTP (`/admin/…`), apart from the relay's own; empty means nowhere.
+    admin_listen: Option<String> = None, ANY;
+    /// The file that holds the token operators show there; `admin_listen` needs it.
+    admin_token_file: Option<PathBuf> = None, ANY;
     /// The data directory; it is made if it is not there.
     data: PathBuf = "./data".into(), ANY;
     /// The storage engine: sqlite, sled or memory.
@@ -207,6 +211,10 @@ impl Config {
         if let Err(e) = causeway_storage::backend(&self.store) {
             return Err(ConfigError { origin: "store".into(), problem: e.to_string() });
         }
+        if self.admin_listen.is_some() && self.admin_token_file.is_none() {
+            let problem = "it needs admin_token_file, a file that holds the token operators show".into();
+            return Err(ConfigError { origin: "admin_listen".into(), problem });
+        }
         Ok(())
     }
 
@@ -303,16 +311,6 @@ impl Kind for PathBuf {
     }
 }
 
-impl Kind for Option<PathBuf> {
-    fn parse(value: &str, _: std::ops::RangeInclusive<u64>) -> Result<Self, String> {
-        Ok(if value.is_empty() { None } else { Some(value.into()) })
-    }
-
-    fn toml(&self) -> String {
-        self.clone().unwrap_or_default().toml()
-    }
-}
-
 impl Kind for KeyFormat {
     fn parse(value: &str, _: std::ops::RangeInclusive<u64>) -> Result<Self, String> {
         value.parse()
@@ -320,6 +318,17 @@ impl Kind for KeyFormat {
 
     fn toml(&self) -> String {
         format!("\"{self}\"")
+    }
+}
+
+/// Empty for none.
+impl<T: Kind> Kind for Option<T> {
+    fn parse(value: &str, bounds: std::ops::RangeInclusive<u64>) -> Result<Self, String> {
+        if value.is_empty() { Ok(None) } else { T::parse(value, bounds).map(Some) }
+    }
+
+    fn toml(&self) -> String {
+        self.as_ref().map_or_else(|| "\"\"".into(), T::toml)
     }
 }
 
@@ -359,6 +368,7 @@ mod tests {
             (&[], &[("durability", "most")], "--durability"),
             (&[], &[("key_format", "json")], "--key-format"),
             (&[], &[("store", "oracle")], "store"),
+            (&[], &[("admin_listen", "127.0.0.1:1")], "admin_listen"),
         ] {
             assert!(load(env, flags).unwrap_err().to_string().contains(name));
         }
@@ -367,7 +377,13 @@ mod tests {
     #[test]
     fn what_is_printed_can_be_read() {
         let set = Config { data: "a \"quoted\" path".into(), shards: 7, ..Config::default() };
-        let set = Config { schema: Some("s.sql".into()), key_format: KeyFormat::Plain, ..set };
+        let set = Config {
+            schema: Some("s.sql".into()),
+            key_format: KeyFormat::Plain,
+            admin_listen: Some("127.0.0.1:1".into()),
+            admin_token_file: Some("token".into()),
+            ..set
+        };
         for config in [set, Config::default()] {
             let file = tempfile::NamedTempFile::new().unwrap();
             std::fs::write(&file, config.to_toml()).unwrap();

@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | [`server`] | listens, drains, and ties everything below together |
 //! | [`routes`] | HTTP on the same port: the upgrade, health, metrics |
+//! | [`admin`] | what an operator asks of a store, served or not; how it comes to a server |
 //! | [`relay`], [`draining`] | what all connections share; the beginning of its end |
 //! | [`connection`] | one socket: reads, decodes, hands over; writes what its outbox holds |
 //! | [`protocol`] | frames and messages, decoded and encoded; knows nothing of the rest |
@@ -13,7 +14,7 @@
 //! | [`outbox`] | a connection's bounded out-queue and its cursor |
 //! | [`page`] | what a client missed, a bounded piece at a time |
 //! | [`work`] | where work runs that may block |
-//! | [`admin`], [`backup`] | what an operator asks of a store; backup and restore |
+//! | [`backup`] | backup and restore |
 //! | [`config`], [`metrics`], [`unavailable`] | every setting; every count; channels whose store fails |
 //!
 //! Imports point down this list. Storage is a crate of its own, `causeway-storage`.

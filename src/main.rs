@@ -5,15 +5,18 @@ mod tools;
 use std::fmt::Display;
 use std::fs::{self, File};
 use std::io::Read;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use causeway::admin::commands::Commands;
 use causeway::admin::control::Control;
+use causeway::admin::http::{AdminListener, Token};
 use causeway::backup::check_restored;
 use causeway::config::{Config, ENV_CONFIG, SETTINGS, flag};
-use causeway::server::Server;
+use causeway::server::{Server, resolve};
 use causeway_storage::{Schema, StoreOptions, schema};
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use tokio::signal::unix::{SignalKind, signal};
@@ -151,6 +154,10 @@ async fn run(config: Config, schema: Option<Arc<Schema>>) -> Result<(), String> 
         Server::bind(&config).map_err(|e| format!("cannot listen on {}: {e}", config.listen))?;
     survive_file_limit().map_err(|e| format!("cannot handle signals: {e}"))?;
     let stop = stop_signal().map_err(|e| format!("cannot wait for signals: {e}"))?;
+    let admin = match &config.admin_listen {
+        Some(listen) => Some(admin_listener(&config, listen).await?),
+        None => None,
+    };
     let running = tokio::spawn(server.clone().run(listener, stop));
 
     let backend = causeway_storage::backend(&config.store).map_err(|e| e.to_string())?;
@@ -165,20 +172,22 @@ async fn run(config: Config, schema: Option<Arc<Schema>>) -> Result<(), String> 
     if let (Some(schema), true) = (&schema, backend.persistent) {
         follow_schema(&config.data, schema)?;
     }
+    let relay = server.open(store.clone(), schema).map_err(|e| format!("cannot start a thread: {e}"))?;
+    let commands = Commands::new(store.clone(), relay);
     let control = if backend.persistent {
-        let started = Control::start(&config.data, store.clone());
+        let started = Control::start(&config.data, commands.clone());
         Some(started.map_err(|e| format!("cannot listen for commands in {}: {e}", config.data.display()))?)
     } else {
         None
     };
-    server.open(store.clone(), schema).map_err(|e| format!("cannot start a thread: {e}"))?;
-    println!("{}", banner(&config, address));
+    println!("{}", banner(&config, address, admin.as_ref().map(|admin| admin.address)));
+    let admin = admin.map(|admin| admin.serve(commands));
 
     let in_time = running.await.map_err(|e| format!("the server has failed: {e}"))?;
     if !in_time {
         tracing::warn!("some connections did not end within drain_timeout");
     }
-    drop(control);
+    drop((control, admin));
     let drain_timeout = Duration::from_millis(config.drain_timeout_ms);
     let closed = blocking(move || {
         if let Some(relay) = server.relay() {
@@ -195,6 +204,13 @@ async fn run(config: Config, schema: Option<Arc<Schema>>) -> Result<(), String> 
     Ok(())
 }
 
+async fn admin_listener(config: &Config, listen: &str) -> Result<AdminListener, String> {
+    let failed = |e| format!("cannot listen on {listen} (admin_listen): {e}");
+    // Configurations without it are not taken.
+    let token = Token::read(config.admin_token_file.as_deref().unwrap_or(Path::new("")))?;
+    AdminListener::bind(resolve(listen).map_err(failed)?, token).await.map_err(failed)
+}
+
 /// Runs what may block on the disk.
 async fn blocking<T: Send + 'static, E: Display + Send + 'static>(
     work: impl FnOnce() -> Result<T, E> + Send + 'static,
@@ -203,11 +219,13 @@ async fn blocking<T: Send + 'static, E: Display + Send + 'static>(
     done.map_err(|e| e.to_string())
 }
 
-fn banner(config: &Config, address: std::net::SocketAddr) -> String {
+fn banner(config: &Config, address: SocketAddr, admin: Option<SocketAddr>) -> String {
     let data = std::path::absolute(&config.data).unwrap_or_else(|_| config.data.clone());
+    let admin =
+        admin.map_or_else(String::new, |admin| format!("  operators   http://{admin}/admin/channels\n"));
     format!(
         "Causeway {version}\n  \
-         listening   ws://{address}/?channel=NAME\n  \
+         listening   ws://{address}/?channel=NAME\n{admin}  \
          store       {store}, durability {durability}\n  \
          data        {data}\n  \
          try it      npx wscat -c 'ws://{address}/?channel=test-channel'",

@@ -7,7 +7,7 @@
 
 mod waiting;
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Waker};
 
@@ -55,6 +55,8 @@ pub struct Outbox {
     sent_version: AtomicU64,
     /// Bad messages since the last good one: the reader counts what it cannot read, the shard what it refuses.
     bad_messages: AtomicU32,
+    /// Whether the channel that it belongs to was removed.
+    evicted: AtomicBool,
 }
 
 /// What waits, and who for.
@@ -141,6 +143,7 @@ impl Outbox {
             drained: Notify::new(),
             sent_version: AtomicU64::new(0),
             bad_messages: AtomicU32::new(0),
+            evicted: AtomicBool::new(false),
         }
     }
 
@@ -211,6 +214,17 @@ impl Outbox {
         }
         wake_writer(state);
         self.drained.notify_one();
+    }
+
+    /// The same, as the channel is removed: what the connection sends from now on belongs to no channel.
+    pub fn evict(&self, code: u16, reason: &'static str) {
+        self.evicted.store(true, Relaxed);
+        self.close(code, reason, false);
+    }
+
+    /// Whether it was told to [`evict`](Outbox::evict).
+    pub fn is_evicted(&self) -> bool {
+        self.evicted.load(Relaxed)
     }
 
     /// Ends the connection when all that is queued has left, as the page that was asked for cannot be read. What waits for

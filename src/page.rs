@@ -58,15 +58,22 @@ type Idle = (Arc<str>, Box<dyn ChannelReader>);
 /// The handles that pages are read with. A handle that has been used is kept a while: most pulls have a next page.
 pub struct Readers {
     store: Arc<dyn ChangeStore>,
-    /// The longest unused first.
-    idle: Mutex<VecDeque<Idle>>,
+    state: Mutex<State>,
     max_idle: usize,
+}
+
+#[derive(Default)]
+struct State {
+    /// The longest unused first.
+    idle: VecDeque<Idle>,
+    /// How many channels were removed so far: what was opened before a removal may be of the removed channel.
+    removals: u64,
 }
 
 impl Readers {
     /// Handles for that many threads.
     pub fn new(store: Arc<dyn ChangeStore>, threads: usize) -> Self {
-        Readers { store, idle: Mutex::default(), max_idle: threads * IDLE_HANDLES_PER_READER }
+        Readers { store, state: Mutex::default(), max_idle: threads * IDLE_HANDLES_PER_READER }
     }
 
     /// Reads a page of the channel. May block on the disk.
@@ -76,34 +83,51 @@ impl Readers {
         start: PageStart,
         limits: PageLimits,
     ) -> Result<(PageEncoder, PageEnd), StoreError> {
-        let mut reader = match self.take_idle(channel) {
+        let (idle, removals) = self.take_idle(channel);
+        let mut reader = match idle {
             Some(reader) => reader,
             None => self.store.reader(channel)?,
         };
         let page = read_page(reader.as_mut(), start, limits)?;
-        let mut idle = self.idle();
-        idle.push_back((channel.clone(), reader));
-        let surplus = if idle.len() > self.max_idle { idle.pop_front() } else { None };
-        drop(idle);
+        let mut state = self.state();
+        let mut surplus = Some((channel.clone(), reader));
+        if state.removals == removals {
+            state.idle.extend(surplus.take());
+            surplus = if state.idle.len() > self.max_idle { state.idle.pop_front() } else { None };
+        }
+        drop(state);
         // Closing a handle may take a while: not under the lock.
         drop(surplus);
         Ok(page)
     }
 
+    /// Closes the idle handles of a channel that was removed, and sees to it that no other handle of it is used again. To be
+    /// called before the channel can be made anew.
+    pub fn forget(&self, channel: &str) {
+        let mut state = self.state();
+        state.removals += 1;
+        let (forgotten, kept): (VecDeque<_>, _) =
+            state.idle.drain(..).partition(|(name, _)| name.as_ref() == channel);
+        state.idle = kept;
+        drop(state);
+        drop(forgotten);
+    }
+
     /// Closes the idle handles. A store tidies up when its last handle is closed, and that is to be the writer's.
     pub fn close(&self) {
-        self.idle().clear();
+        self.state().idle.clear();
     }
 
-    fn take_idle(&self, channel: &str) -> Option<Box<dyn ChannelReader>> {
-        let mut idle = self.idle();
-        let at = idle.iter().position(|(name, _)| name.as_ref() == channel)?;
-        idle.remove(at).map(|(_, reader)| reader)
+    fn take_idle(&self, channel: &str) -> (Option<Box<dyn ChannelReader>>, u64) {
+        let mut state = self.state();
+        let at = state.idle.iter().position(|(name, _)| name.as_ref() == channel);
+        let idle = at.and_then(|at| state.idle.remove(at)).map(|(_, reader)| reader);
+        (idle, state.removals)
     }
 
-    fn idle(&self) -> MutexGuard<'_, VecDeque<Idle>> {
+    fn state(&self) -> MutexGuard<'_, State> {
         // Nothing panics while the lock is held.
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -31,7 +31,7 @@ pub struct Relay {
     /// Whether the server drains.
     pub draining: Draining,
     /// The handles that pages are read with.
-    pub readers: Readers,
+    pub readers: Arc<Readers>,
     /// A permit for each page that may be read at once.
     pub page_permits: Arc<Semaphore>,
     /// Where they are read.
@@ -66,7 +66,7 @@ impl Relay {
     ) -> std::io::Result<Self> {
         Ok(Relay {
             shards: Shards::start(&config, &store, &metrics, &work)?,
-            readers: Readers::new(store, config.page_readers),
+            readers: Arc::new(Readers::new(store, config.page_readers)),
             page_permits: Arc::new(Semaphore::new(config.page_readers)),
             work,
             metrics,
@@ -94,12 +94,7 @@ impl Relay {
             max_reply_bytes: self.config.max_reply_bytes,
             max_bad_messages: self.config.max_bad_messages,
         };
-        let stopping = || StoreError::Engine {
-            channel: channel.into(),
-            engine: "the server",
-            doing: "opening it",
-            detail: "the server is stopping".into(),
-        };
+        let stopping = || stopping(channel, "opening it");
         // Whoever drains has asked for all permits.
         let permit = self.members.clone().try_acquire_owned().map_err(|_| stopping())?;
         let outbox = Arc::new(Outbox::new(self.last_connection.fetch_add(1, Relaxed), limits));
@@ -110,6 +105,20 @@ impl Relay {
         let encoder = answer.await.map_err(|_| stopping())??;
         Ok(Member { channel: name, shard, outbox, encoder, left: AtomicBool::new(false), _permit: permit })
     }
+
+    /// Closes all clients of the channel, in a way that makes them connect again, and removes it, corrupt or not; `false` if
+    /// there was none. Who connects next finds a new, empty channel.
+    pub async fn remove(&self, channel: &str) -> Result<bool, StoreError> {
+        let (removed, answer) = oneshot::channel();
+        let readers = self.readers.clone();
+        self.shards.of(channel).send(Job::Remove { channel: channel.into(), readers, removed });
+        answer.await.map_err(|_| stopping(channel, "removing it"))?
+    }
+}
+
+fn stopping(channel: &str, doing: &'static str) -> StoreError {
+    let detail = "the server is stopping".into();
+    StoreError::Engine { channel: channel.into(), engine: "the server", doing, detail }
 }
 
 impl Member {

@@ -87,13 +87,13 @@ impl Server {
         })
     }
 
-    /// Begins to serve clients over the store; with a schema, they may change its tables only.
-    pub fn open(&self, store: Arc<dyn ChangeStore>, schema: Option<Arc<Schema>>) -> io::Result<()> {
+    /// Begins to serve clients over the store, and gives the relay; with a schema, they may change its tables only.
+    pub fn open(&self, store: Arc<dyn ChangeStore>, schema: Option<Arc<Schema>>) -> io::Result<Arc<Relay>> {
         let metrics = self.routes.metrics.clone();
-        let relay = Relay::start(self.config.clone(), schema, store, metrics, self.work.clone())?;
+        let relay = Arc::new(Relay::start(self.config.clone(), schema, store, metrics, self.work.clone())?);
         // Nobody else sets it.
-        let _ = self.routes.relay.set(Arc::new(relay));
-        Ok(())
+        let _ = self.routes.relay.set(relay.clone());
+        Ok(relay)
     }
 
     /// The relay, once there is a store.
@@ -170,7 +170,8 @@ fn bound_unsent(stream: &TcpStream) {
     let _ = (stream, MAX_UNSENT_BYTES);
 }
 
-fn resolve(listen: &str) -> io::Result<SocketAddr> {
+/// The address of a `listen` setting.
+pub fn resolve(listen: &str) -> io::Result<SocketAddr> {
     let mut addresses = std::net::ToSocketAddrs::to_socket_addrs(listen)?;
     addresses.next().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the address has no host"))
 }

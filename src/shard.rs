@@ -20,7 +20,9 @@ use crate::config::Config;
 use crate::fanout::Pending;
 use crate::metrics::{ChannelStats, Metrics, ShardStats};
 use crate::outbox::{ConnectionId, Outbox};
+use crate::page::Readers;
 use crate::protocol::encode::Encoder;
+use crate::protocol::frame::close;
 use crate::queue::Queue;
 use crate::unavailable::Use;
 use crate::work::Work;
@@ -76,6 +78,16 @@ pub enum Job {
         close: (u16, &'static str),
         /// Whether a pull is answered to its end first.
         after_pages: bool,
+    },
+    /// Closes all followers and removes the channel, corrupt or not, behind all updates that have come before. What its
+    /// followers send later is dropped.
+    Remove {
+        /// The channel.
+        channel: Arc<str>,
+        /// What forgets the channel's handles before anybody can make it anew.
+        readers: Arc<Readers>,
+        /// Where the answer goes: whether there was one.
+        removed: oneshot::Sender<Result<bool, StoreError>>,
     },
     /// Gives the facts of the channels with the most followers.
     Stats {
@@ -280,6 +292,8 @@ impl Worker {
                     // Whoever asked may have gone.
                     let _ = joined.send(self.join(&channel, outbox));
                 }
+                // Of a channel that is gone: it must not come into the one that is made anew.
+                Job::Update { pending, .. } if pending.outbox.is_evicted() => {}
                 Job::Update { channel, pending, permit } => {
                     let place = *places.entry(channel).or_insert_with_key(|channel| {
                         updates.push((channel.clone(), Waiting::default()));
@@ -289,7 +303,7 @@ impl Worker {
                     updates[place].1.permits.push(permit);
                 }
                 // What a connection sent before it left is answered before it is closed.
-                Job::Leave { .. } | Job::Stats { .. } | Job::Stop => last.push(job),
+                Job::Leave { .. } | Job::Remove { .. } | Job::Stats { .. } | Job::Stop => last.push(job),
             }
         }
         for (channel, waiting) in updates {
@@ -300,6 +314,9 @@ impl Worker {
                 Job::Leave { channel, outbox, close: (code, reason), after_pages } => {
                     self.leave(&channel, outbox.id());
                     outbox.close(code, reason, after_pages);
+                }
+                Job::Remove { channel, readers, removed } => {
+                    let _ = removed.send(self.remove(&channel, &readers));
                 }
                 Job::Stats { max, stats } => drop(stats.send(self.stats(max))),
                 Job::Stop => stop = true,
@@ -325,6 +342,22 @@ impl Worker {
         if let Some(channel) = self.channels.get_mut(name) {
             channel.leave(connection);
         }
+    }
+
+    fn remove(&mut self, name: &str, readers: &Readers) -> Result<bool, StoreError> {
+        if let Some(channel) = self.channels.remove(name) {
+            self.open_stores -= usize::from(channel.is_open());
+            for follower in channel.followers() {
+                follower.evict(close::TRY_AGAIN_LATER, "the channel was removed; connect again");
+            }
+        }
+        let removed = self.store.remove(name);
+        readers.forget(name);
+        if removed.is_ok() {
+            self.metrics.storage_works(name, Use::Write);
+            self.metrics.storage_works(name, Use::Read);
+        }
+        removed
     }
 
     /// The channel, opened if it is not known, and the store that it is in.

@@ -1,15 +1,20 @@
-//! The commands beside `serve`: backup, restore, verify. They ask the server that has the data directory open, or open it
-//! themselves if there is none.
+//! The commands beside `serve`. They ask the server that has the data directory open, or open it themselves if there is none.
 
-use std::io::Write;
+mod report;
+
+use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use causeway::admin::{Line, Request, control, execute};
+use causeway::admin::http::Token;
+use causeway::admin::{Connections, Line, ROWS_DEFAULT, ROWS_MAX, Request, control, execute};
 use causeway::backup::{RestoreOptions, check_restored, restore};
 use causeway::config::Config;
+use causeway::server::resolve;
 use causeway_storage::{ChangeStore, StoreOptions};
 use clap::{Arg, ArgAction, ArgMatches, Command};
+
+use report::Report;
 
 /// The commands, each with the server's settings as well.
 pub(crate) fn commands(settings: impl Fn(Command) -> Command) -> Vec<Command> {
@@ -46,23 +51,75 @@ pub(crate) fn commands(settings: impl Fn(Command) -> Command) -> Vec<Command> {
         .about("Check channels: digests, indexes, counts; exit 1 if one is not as it has to be")
         .arg(channels().help("Which; all if none is named"))
         .arg(json());
-    [backup, restore, verify].map(settings).into()
+    let channel = || Arg::new("channel").value_name("CHANNEL").required(true).help("Its name");
+    let list =
+        Command::new("channels").about("Show every channel: version, cells, connections, size").arg(json());
+    let inspect = Command::new("inspect")
+        .about("Show what a channel holds: version, digest, tables, peers")
+        .arg(channel())
+        .arg(json());
+    let rows = Command::new("rows")
+        .about("Show the rows of a table as users see them: those that live, ordered by key")
+        .arg(channel())
+        .arg(Arg::new("table").value_name("TABLE").required(true).help("Its name"))
+        .arg(
+            Arg::new("limit")
+                .long("limit")
+                .value_name("N")
+                .default_value(ROWS_DEFAULT.to_string())
+                .value_parser(clap::value_parser!(u64).range(1..=ROWS_MAX as u64))
+                .help("At most so many rows; fewer if they are large"),
+        )
+        .arg(
+            Arg::new("after")
+                .long("after")
+                .value_name("KEY")
+                .help("Only rows above this key, as it is stored"),
+        )
+        .arg(json());
+    let delete = Command::new("delete")
+        .about("Remove a channel; its clients connect again and find a new, empty one")
+        .arg(channel())
+        .arg(Arg::new("yes").long("yes").action(ArgAction::SetTrue).help("Do not ask for the name again"))
+        .arg(json());
+    let check_config = Command::new("check-config")
+        .about("Check the configuration, and the files that it names, without starting anything; exit 1 if it is wrong");
+    [backup, restore, verify, list, inspect, rows, delete, check_config].map(settings).into()
 }
 
 /// Runs the command of that name; `false` if something was not as it has to be.
 pub(crate) fn run(name: &str, arguments: &ArgMatches, config: &Config) -> Result<bool, String> {
-    if !causeway_storage::backend(&config.store).map_err(|e| e.to_string())?.persistent {
-        return Err(format!("the {} store keeps nothing that there could be a {name} of", config.store));
+    if name == "check-config" {
+        return check_config(config).map(|()| true);
     }
+    if !causeway_storage::backend(&config.store).map_err(|e| e.to_string())?.persistent {
+        return Err(format!("the {} store keeps nothing on a disk that {name} could use", config.store));
+    }
+    let text = |name| arguments.get_one::<String>(name).cloned();
     let channels = || arguments.get_many("channel").unwrap_or_default().cloned().collect::<Vec<String>>();
+    let channel = || text("channel").expect("clap requires it");
     let path = |name| arguments.get_one::<PathBuf>(name).expect("clap requires it").clone();
     let mut report = Report::new(arguments.get_flag("json"));
-    match name {
+    let request = match name {
         "backup" => {
             let to = std::path::absolute(path("to")).map_err(|e| format!("--to: {e}"))?;
-            ask(config, &Request::Backup { to }, &mut report)?;
+            Request::Backup { to }
         }
-        "verify" => ask(config, &Request::Verify { channels: channels() }, &mut report)?,
+        "verify" => Request::Verify { channels: channels() },
+        "channels" => Request::Channels,
+        "inspect" => Request::Inspect { channel: channel() },
+        "rows" => Request::Rows {
+            channel: channel(),
+            table: text("table").expect("clap requires it"),
+            limit: *arguments.get_one::<u64>("limit").expect("it has a default") as usize,
+            after: text("after"),
+        },
+        "delete" => {
+            if !arguments.get_flag("yes") {
+                confirm(&channel())?;
+            }
+            Request::Delete { channel: channel() }
+        }
         _ => {
             let options = RestoreOptions {
                 channels: channels(),
@@ -76,9 +133,47 @@ pub(crate) fn run(name: &str, arguments: &ArgMatches, config: &Config) -> Result
             })
             .map_err(|e| e.to_string())?;
             report.tell(Line::End);
+            return report.end();
         }
-    }
+    };
+    ask(config, &request, &mut report)?;
     report.end()
+}
+
+/// Has the name of a channel that is to be removed typed once more.
+fn confirm(channel: &str) -> Result<(), String> {
+    if !std::io::stdin().is_terminal() {
+        return Err("delete asks for the name again, and there is no terminal to ask on; give --yes".into());
+    }
+    eprint!("This removes all of channel {channel:?}. Type its name to go on: ");
+    let _ = std::io::stderr().flush();
+    let mut typed = String::new();
+    std::io::stdin().read_line(&mut typed).map_err(|e| format!("cannot read the name: {e}"))?;
+    if typed.trim_end_matches(['\r', '\n']) == channel {
+        return Ok(());
+    }
+    Err("that is not its name; nothing was removed".into())
+}
+
+/// Checks what no setting can tell of itself: what was set is well-formed when it gets here.
+fn check_config(config: &Config) -> Result<(), String> {
+    let address = |name: &str, listen: &str| match resolve(listen) {
+        Ok(_) => Ok(()),
+        Err(e) => Err(format!("{name} {listen:?} is not an address: {e}")),
+    };
+    address("listen", &config.listen)?;
+    if let Some(listen) = &config.admin_listen {
+        address("admin_listen", listen)?;
+    }
+    if let Some(path) = &config.admin_token_file {
+        Token::read(path)?;
+    }
+    tracing_subscriber::EnvFilter::try_new(&config.log).map_err(|e| format!("log: {e}"))?;
+    if config.data.exists() && !config.data.is_dir() {
+        return Err(format!("data {}: it is not a directory", config.data.display()));
+    }
+    let _ = writeln!(std::io::stdout(), "ok");
+    Ok(())
 }
 
 fn ask(config: &Config, request: &Request, report: &mut Report) -> Result<(), String> {
@@ -91,7 +186,7 @@ fn ask(config: &Config, request: &Request, report: &mut Report) -> Result<(), St
     }
     check_restored(&config.data)?;
     let store = open(config)?;
-    execute(store.as_ref(), request, &mut |line| {
+    execute(store.as_ref(), &Connections::default(), request, &mut |line| {
         report.tell(line);
         true
     });
@@ -107,51 +202,4 @@ fn open(config: &Config) -> Result<Arc<dyn ChangeStore>, String> {
         schema: None,
     };
     (backend.open)(&options).map_err(|e| e.to_string())
-}
-
-/// What is printed: a line as it comes, for people or for scripts, and what it came to.
-struct Report {
-    json: bool,
-    good: usize,
-    bad: usize,
-    ended: bool,
-}
-
-impl Report {
-    fn new(json: bool) -> Self {
-        Report { json, good: 0, bad: 0, ended: false }
-    }
-
-    fn tell(&mut self, line: Line) {
-        let text = match (&line, self.json) {
-            (_, true) => serde_json::to_string(&line).unwrap_or_else(|e| e.to_string()),
-            (Line::Ok { channel, version, digest, cells }, _) => {
-                format!("ok       {channel:<24} version {version:>8}  cells {cells:>8}  digest {digest}")
-            }
-            (Line::Problem { channel, problem }, _) => {
-                format!("PROBLEM  {:<24} {problem}", channel.as_deref().unwrap_or("-"))
-            }
-            (Line::End, _) => String::new(),
-        };
-        match line {
-            Line::Ok { .. } => self.good += 1,
-            Line::Problem { .. } => self.bad += 1,
-            Line::End => self.ended = true,
-        }
-        if !text.is_empty() {
-            // Nobody may be reading any more; what there is to do is done all the same.
-            let _ = writeln!(std::io::stdout(), "{text}");
-        }
-    }
-
-    fn end(self) -> Result<bool, String> {
-        if !self.ended {
-            return Err("the server went away before all was done".into());
-        }
-        if !self.json {
-            let problems = if self.bad == 1 { "problem" } else { "problems" };
-            let _ = writeln!(std::io::stdout(), "{} ok, {} {problems}", self.good, self.bad);
-        }
-        Ok(self.bad == 0)
-    }
 }

@@ -7,16 +7,14 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream as BlockingStream;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
-use causeway_storage::ChangeStore;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
 
-use super::{Line, Request, execute};
+use super::commands::Commands;
+use super::{Line, Problem, Request};
 
 /// The socket's name in the data directory.
 const SOCKET: &str = "causeway.sock";
@@ -26,12 +24,6 @@ const REQUEST_MAX_BYTES: u64 = 1 << 20;
 
 /// How long a request may take to come.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Commands at once. Each has a thread of its own, so that pages never wait for one.
-const COMMANDS_MAX: usize = 2;
-
-/// Lines of an answer that may wait to be read.
-const LINES_MAX: usize = 64;
 
 /// Pause after the system has refused a connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -45,7 +37,7 @@ pub struct Control {
 
 impl Control {
     /// Listens in the data directory, which this process has locked.
-    pub fn start(data: &Path, store: Arc<dyn ChangeStore>) -> io::Result<Self> {
+    pub fn start(data: &Path, commands: Commands) -> io::Result<Self> {
         let path = data.join(SOCKET);
         // Left by a server that was killed: the directory's lock is ours, so nobody listens there.
         match fs::remove_file(&path) {
@@ -55,15 +47,14 @@ impl Control {
         let address = Address::of(data)?;
         let listener = UnixListener::bind(&address.path)?;
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
-        let commands = Arc::new(Semaphore::new(COMMANDS_MAX));
         let task = tokio::spawn(async move {
             let _address = address;
             loop {
                 match listener.accept().await {
                     Ok((stream, _)) => {
-                        let (store, commands) = (store.clone(), commands.clone());
+                        let commands = commands.clone();
                         tokio::spawn(async move {
-                            if let Err(e) = answer(stream, store, commands).await {
+                            if let Err(e) = answer(stream, commands).await {
                                 tracing::debug!("a command was not answered to its end: {e}");
                             }
                         });
@@ -87,26 +78,18 @@ impl Drop for Control {
     }
 }
 
-async fn answer(stream: UnixStream, store: Arc<dyn ChangeStore>, commands: Arc<Semaphore>) -> io::Result<()> {
+async fn answer(stream: UnixStream, commands: Commands) -> io::Result<()> {
     let (read, mut write) = stream.into_split();
     let mut request = String::new();
     let mut read = tokio::io::BufReader::new(read.take(REQUEST_MAX_BYTES));
     tokio::time::timeout(REQUEST_TIMEOUT, read.read_line(&mut request)).await??;
-    let refusal = |problem: String| Line::Problem { channel: None, problem };
     let request: Request = match serde_json::from_str(&request) {
         Ok(request) => request,
-        Err(e) => return send(&mut write, &refusal(format!("not a request: {e}"))).await,
+        Err(e) => {
+            return send(&mut write, &Line::Problem(Problem::failed(format!("not a request: {e}")))).await;
+        }
     };
-    let Ok(permit) = commands.try_acquire_owned() else {
-        let busy = format!("{COMMANDS_MAX} commands are under way; come back when one has ended");
-        return send(&mut write, &refusal(busy)).await;
-    };
-    tracing::info!(?request, "a command");
-    let (lines, mut told) = mpsc::channel(LINES_MAX);
-    std::thread::Builder::new().name("command".into()).spawn(move || {
-        let _permit = permit;
-        execute(store.as_ref(), &request, &mut |line| lines.blocking_send(line).is_ok());
-    })?;
+    let mut told = commands.start(request).await?;
     while let Some(line) = told.recv().await {
         send(&mut write, &line).await?;
     }

@@ -1,14 +1,29 @@
-//! What an operator asks of a store, while it is served or while it is not: [`execute`] does it, [`control`] brings it to a
-//! server that has the store open.
+//! What an operator asks of a store, while it is served or while it is not.
+//!
+//! | file | what it holds |
+//! | --- | --- |
+//! | this one | what can be asked, what is answered, and [`execute`], which does it where the store is open |
+//! | `channels`, `inspect`, `rows` | a command each |
+//! | [`commands`] | commands in a server: threads of their own, a few at once, what only the relay knows |
+//! | [`control`], [`http`] | how they reach a server: a socket in the data directory, a listener of their own |
 
+mod channels;
+pub mod commands;
 pub mod control;
+pub mod http;
+mod inspect;
+mod rows;
 
-use std::path::PathBuf;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 
 use causeway_storage::{ChangeStore, StoreError, Verified, verify};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use crate::backup;
+
+pub use rows::{ROWS_DEFAULT, ROWS_MAX};
 
 /// What is asked.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
@@ -24,10 +39,33 @@ pub enum Request {
         /// Their names; none means all.
         channels: Vec<String>,
     },
+    /// All channels.
+    Channels,
+    /// What one channel holds.
+    Inspect {
+        /// Its name.
+        channel: String,
+    },
+    /// The rows of a table as users see them: those that live, ordered by key.
+    Rows {
+        /// The channel.
+        channel: String,
+        /// The table.
+        table: String,
+        /// At most so many, from 1 to [`ROWS_MAX`].
+        limit: usize,
+        /// Only rows whose stored key is above this.
+        after: Option<String>,
+    },
+    /// The removal of a channel.
+    Delete {
+        /// Its name.
+        channel: String,
+    },
 }
 
 /// A line of the answer.
-#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(tag = "line", rename_all = "snake_case")]
 pub enum Line {
     /// A channel that is as it has to be, or was backed up.
@@ -41,35 +79,208 @@ pub enum Line {
         /// How many cells it has.
         cells: u64,
     },
-    /// Something that failed.
-    Problem {
-        /// The channel, if it is one's.
-        channel: Option<String>,
-        /// What is wrong.
-        problem: String,
+    /// One of all channels.
+    Channel {
+        /// Its name.
+        channel: String,
+        /// Its version.
+        version: u64,
+        /// How many cells it has.
+        cells: u64,
+        /// How many clients are connected to it; `None` if there is no server, or the server cannot tell.
+        connections: Option<u64>,
+        /// What it takes, by the store's own measure: SQLite's file and log, sled's keys and values.
+        bytes: u64,
+        /// When a client was last heard, in seconds of Unix time, up to an hour late; `None` if none ever was.
+        seen_s: Option<u64>,
     },
+    /// A channel that is looked into; its tables and peers follow.
+    Inspected {
+        /// Its name.
+        channel: String,
+        /// Its version.
+        version: u64,
+        /// Its content digest.
+        digest: String,
+        /// Its site id.
+        site_id: String,
+        /// How many tables it has; a thousand are told of one by one.
+        tables: u64,
+        /// How many rows live in all tables.
+        rows: u64,
+        /// How many rows are deleted: only a sentinel is left.
+        deleted: u64,
+        /// How many cells it has, sentinels included.
+        cells: u64,
+        /// See [`Line::Channel`].
+        connections: Option<u64>,
+        /// See [`Line::Channel`].
+        bytes: u64,
+    },
+    /// A table of it.
+    Table {
+        /// Its name.
+        table: String,
+        /// How many rows live.
+        rows: u64,
+        /// How many are deleted.
+        deleted: u64,
+        /// How many cells it has, sentinels included.
+        cells: u64,
+    },
+    /// A peer of it, the last seen first.
+    Peer {
+        /// The peer.
+        site_id: String,
+        /// Whether the peer's changes were received, or the channel's sent to it.
+        event: Event,
+        /// cr-sqlite's tag.
+        tag: u64,
+        /// Up to which version: of the peer's if received, of the channel's if sent.
+        version: u64,
+        /// By how many versions the peer is behind; `None` where only it can know.
+        lag: Option<u64>,
+        /// When, in seconds of Unix time, up to an hour late; 0 if that is not known.
+        seen_s: u64,
+    },
+    /// The columns that the rows that follow have.
+    Columns {
+        /// The table.
+        table: String,
+        /// Their names, in order.
+        columns: Vec<String>,
+    },
+    /// A row.
+    Row {
+        /// Its key as it is stored.
+        pk: String,
+        /// Its key for people.
+        key: Value,
+        /// What its columns hold, as `val` in a change; a column that it lacks is not there.
+        columns: Map<String, Value>,
+    },
+    /// There are more rows.
+    More {
+        /// The last key that was told; the others are above it.
+        after: String,
+    },
+    /// A channel that was removed.
+    Removed {
+        /// Its name.
+        channel: String,
+    },
+    /// Something that failed.
+    Problem(Problem),
     /// All was done that could be.
     End,
 }
 
-/// Does what is asked, and tells line by line; `tell` gives `false` to stop. May take long, and blocks.
-pub fn execute(store: &dyn ChangeStore, request: &Request, tell: &mut dyn FnMut(Line) -> bool) {
-    let done = match request {
-        Request::Backup { to } => back_up(store, to, tell).map_err(|e| e.to_string()),
-        Request::Verify { channels } => verify_all(store, channels, tell).map_err(|e| e.to_string()),
-    };
-    if let Err(problem) = done {
-        tell(Line::Problem { channel: None, problem });
-    }
-    tell(Line::End);
+/// What a peer and the channel have exchanged.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Event {
+    /// The peer's changes were received.
+    Received,
+    /// The channel's changes were sent.
+    Sent,
+    /// What an event is called that this Causeway does not know.
+    Other,
 }
 
-fn back_up(
-    store: &dyn ChangeStore,
-    to: &std::path::Path,
-    tell: &mut dyn FnMut(Line) -> bool,
-) -> Result<(), backup::BackupError> {
-    backup::backup(store, to, &mut |outcome| tell(outcome.into())).map(drop)
+/// Something that failed.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+pub struct Problem {
+    /// The channel, if it is one's.
+    pub channel: Option<String>,
+    /// What kind of problem it is.
+    pub code: ProblemCode,
+    /// What is wrong.
+    pub problem: String,
+}
+
+/// The kind of a problem.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ProblemCode {
+    /// There is no such channel, or no such table.
+    NotFound,
+    /// Too many commands are under way.
+    Busy,
+    /// Anything else.
+    Failed,
+}
+
+impl Problem {
+    /// A problem of no channel.
+    pub fn failed(problem: impl ToString) -> Self {
+        Problem { channel: None, code: ProblemCode::Failed, problem: problem.to_string() }
+    }
+
+    /// What a store could not do.
+    fn store(channel: Option<&str>, e: &StoreError) -> Self {
+        let code = match e {
+            StoreError::Missing { .. } | StoreError::BadName { .. } => ProblemCode::NotFound,
+            _ => ProblemCode::Failed,
+        };
+        Problem { channel: channel.map(str::to_owned), code, problem: e.to_string() }
+    }
+}
+
+/// Takes a line; gives `false` to stop.
+pub type Tell<'a> = &'a mut dyn FnMut(Line) -> bool;
+
+/// How many clients are connected to each channel.
+#[derive(Debug, Default)]
+pub struct Connections {
+    counts: HashMap<String, u64>,
+    /// Whether a channel that is not in there has none; else nobody can tell.
+    complete: bool,
+}
+
+impl Connections {
+    fn of(&self, channel: &str) -> Option<u64> {
+        self.counts.get(channel).copied().or(self.complete.then_some(0))
+    }
+}
+
+/// Does what is asked, and tells line by line; [`Line::End`] is the last, if nobody stops it. May take long, and blocks. A
+/// channel that is to be deleted must not be in use.
+pub fn execute(store: &dyn ChangeStore, connections: &Connections, request: &Request, tell: Tell<'_>) {
+    let done = match request {
+        Request::Backup { to } => back_up(store, to, tell),
+        Request::Verify { channels } => {
+            verify_all(store, channels, tell).map_err(|e| Problem::store(None, &e))
+        }
+        Request::Channels => channels::tell(store, connections, tell).map_err(|e| Problem::store(None, &e)),
+        Request::Inspect { channel } => {
+            inspect::tell(store, connections, channel, tell).map_err(|e| Problem::store(Some(channel), &e))
+        }
+        Request::Rows { channel, table, limit, after } => {
+            rows::tell(store, channel, table, *limit, after.as_deref(), tell)
+        }
+        Request::Delete { channel } => {
+            tell(deleted(channel, store.remove(channel)));
+            Ok(())
+        }
+    };
+    if done.map_or_else(|problem| tell(Line::Problem(problem)), |()| true) {
+        tell(Line::End);
+    }
+}
+
+/// What a removal came to.
+fn deleted(channel: &str, removed: Result<bool, StoreError>) -> Line {
+    match removed {
+        Ok(true) => Line::Removed { channel: channel.into() },
+        Ok(false) => {
+            Line::Problem(Problem::store(Some(channel), &StoreError::Missing { channel: channel.into() }))
+        }
+        Err(e) => Line::Problem(Problem::store(Some(channel), &e)),
+    }
+}
+
+fn back_up(store: &dyn ChangeStore, to: &Path, tell: Tell<'_>) -> Result<(), Problem> {
+    backup::backup(store, to, &mut |outcome| tell(outcome.into())).map(drop).map_err(Problem::failed)
 }
 
 impl From<backup::Outcome<'_>> for Line {
@@ -81,35 +292,34 @@ impl From<backup::Outcome<'_>> for Line {
                 digest: entry.digest.clone(),
                 cells: entry.cells,
             },
-            Err(failed) => Line::Problem {
+            Err(failed) => Line::Problem(Problem {
                 channel: Some(failed.channel.clone()).filter(|name| !name.is_empty()),
+                code: ProblemCode::Failed,
                 problem: failed.problem.clone(),
-            },
+            }),
         }
     }
 }
 
-fn verify_all(
-    store: &dyn ChangeStore,
-    channels: &[String],
-    tell: &mut dyn FnMut(Line) -> bool,
-) -> Result<(), StoreError> {
-    let mut names = channels.to_vec();
-    if names.is_empty() {
-        let listing = store.channels()?;
-        names = listing.names;
-        names.sort_unstable();
-        for e in listing.unreadable {
-            tell(Line::Problem { channel: None, problem: e.to_string() });
-        }
+/// The names of all channels, sorted; what cannot be read is told.
+fn sorted_names(store: &dyn ChangeStore, tell: Tell<'_>) -> Result<Vec<String>, StoreError> {
+    let mut listing = store.channels()?;
+    listing.names.sort_unstable();
+    for e in listing.unreadable {
+        tell(Line::Problem(Problem::failed(e)));
     }
+    Ok(listing.names)
+}
+
+fn verify_all(store: &dyn ChangeStore, channels: &[String], tell: Tell<'_>) -> Result<(), StoreError> {
+    let names = if channels.is_empty() { sorted_names(store, tell)? } else { channels.to_vec() };
     for channel in names {
         let verified = store.reader(&channel).and_then(|mut reader| verify(&channel, reader.as_mut()));
         let line = match verified {
             Ok(Verified { head, cells }) => {
                 Line::Ok { channel, version: head.version, digest: head.digest.to_string(), cells }
             }
-            Err(e) => Line::Problem { channel: Some(channel), problem: e.to_string() },
+            Err(e) => Line::Problem(Problem::store(Some(&channel), &e)),
         };
         if !tell(line) {
             break;

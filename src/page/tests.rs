@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use causeway_storage::faulty::{At, Fault, Faults, Faulty};
 use causeway_storage::{Change, Clamp, Durability, Outcome, StoreOptions, Update, Value, memory, merge};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -252,6 +253,33 @@ fn handles_are_kept_but_not_too_many() {
         readers.read(name, start(0), FEW).unwrap();
         readers.read(name, start(0), FEW).unwrap();
     }
-    let kept: Vec<Arc<str>> = readers.idle().iter().map(|(name, _)| name.clone()).collect();
+    let kept: Vec<Arc<str>> = readers.state().idle.iter().map(|(name, _)| name.clone()).collect();
     assert_eq!(kept, names[names.len() - IDLE_HANDLES_PER_READER..], "the last that were used, each once");
+}
+
+/// Not one that is idle, and not one that reads a page while its channel is removed.
+#[test]
+fn no_handle_of_a_removed_channel_is_used_again() {
+    let faults = Faults::default();
+    let store: Arc<dyn ChangeStore> = Arc::new(Faulty::new(store(), faults.clone()));
+    let readers = Readers::new(store.clone(), 1);
+    let names: [Arc<str>; 2] = ["a".into(), "b".into()];
+    let kept = || -> Vec<Arc<str>> { readers.state().idle.iter().map(|(name, _)| name.clone()).collect() };
+    for name in &names {
+        store.open(name).unwrap();
+        readers.read(name, start(0), FEW).unwrap();
+    }
+    readers.forget("a");
+    assert_eq!(kept(), names[1..]);
+    faults.once("a", At::Read, Fault::Held);
+    std::thread::scope(|scope| {
+        let page = scope.spawn(|| readers.read(&names[0], start(0), FEW).is_ok());
+        faults.wait_held();
+        readers.forget("a");
+        faults.release();
+        assert!(page.join().unwrap());
+    });
+    assert_eq!(kept(), names[1..]);
+    readers.read(&names[0], start(0), FEW).unwrap();
+    assert_eq!(kept(), [&names[1..], &names[..1]].concat());
 }

@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use crate::change::{Position, Value};
+use crate::change::Position;
 use crate::error::{Result, StoreError};
 use crate::store::{Cell, ChangeStore, ChannelReader, ChannelStore};
 use crate::verify::{Sum, Verified};
@@ -79,12 +79,7 @@ impl<'c> Copy<'c> {
         self.sum.add(cell)?;
         self.to.put(cell, None)?;
         self.cells += 1;
-        let val = match cell.val {
-            Value::Text(text) => text.len(),
-            Value::Blob(bytes) => bytes.len(),
-            Value::Null | Value::Integer(_) | Value::Real(_) => 8,
-        };
-        self.bytes += cell.table.len() + cell.pk.len() + cell.cid.len() + cell.site_id.len() + val;
+        self.bytes += cell.bytes();
         Ok(())
     }
 }

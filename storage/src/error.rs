@@ -41,6 +41,12 @@ pub enum StoreError {
         /// The channel.
         channel: String,
     },
+    /// There is no such channel.
+    #[error("there is no channel {channel:?}")]
+    Missing {
+        /// What was asked for.
+        channel: String,
+    },
     /// The channel's data is not what this store writes. Nothing was changed; the channel needs a restore.
     #[error("channel {channel:?} is corrupt: {detail}; it is left as it is, restore it from a backup")]
     Corrupt {

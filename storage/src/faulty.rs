@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use crate::change::Position;
 use crate::error::{Result, StoreError};
-use crate::store::{Cell, CellVisitor, ChangeStore, ChannelReader, ChannelStore, Head, Listing, TrackedPeer};
+use crate::store::{
+    Cell, CellVisitor, ChangeStore, ChannelReader, ChannelStore, Head, Listing, TableCounts, TrackedPeer,
+};
 
 /// Where a fault strikes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -279,5 +281,14 @@ impl ChannelReader for Channel<dyn ChannelReader> {
 
     fn check(&mut self) -> Result<()> {
         self.inner.check()
+    }
+
+    fn tables(&mut self, visit: &mut dyn FnMut(TableCounts)) -> Result<()> {
+        self.meet(At::Read)?;
+        self.inner.tables(visit)
+    }
+
+    fn size_bytes(&mut self) -> Result<u64> {
+        self.inner.size_bytes()
     }
 }

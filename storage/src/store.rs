@@ -30,13 +30,15 @@ pub trait ChangeStore: Send + Sync {
     /// it is.
     fn create(&self, channel: &str, site_id: &str) -> Result<()>;
 
-    /// A reader of a channel that exists.
+    /// A reader of a channel that exists, else [`StoreError::Missing`].
     fn reader(&self, channel: &str) -> Result<Box<dyn ChannelReader>>;
 
     /// All channels.
     fn channels(&self) -> Result<Listing>;
 
-    /// Removes a channel that is not open; `false` if there was none.
+    /// Removes a channel that no [`ChannelStore`] has open, corrupt or not; `false` if there was none. A crash in the middle
+    /// leaves the channel whole or removed. Readers of it may still read it to their end, or fail; they never read a
+    /// channel that is made anew under its name.
     fn remove(&self, channel: &str) -> Result<bool>;
 
     /// Makes everything durable that is not yet so, at any durability. Called once, last, with no channel open.
@@ -117,6 +119,28 @@ pub trait ChannelReader: Send {
     /// Checks what only the engine knows of, such as that its indexes lead to every cell and to nothing else. May read all of
     /// the channel. [`StoreError::Corrupt`] says what is wrong.
     fn check(&mut self) -> Result<()>;
+
+    /// Counts what each table has, and gives one after the other, in any order. Reads all keys of the channel. If commits
+    /// pass meanwhile, what they change is counted as it was before or after, or, where the engine has no snapshots of its
+    /// keys, missed.
+    fn tables(&mut self, visit: &mut dyn FnMut(TableCounts)) -> Result<()>;
+
+    /// What the channel takes in the store, in bytes, by the store's own measure: its file with its log where it has some,
+    /// else the sum of its keys and values.
+    fn size_bytes(&mut self) -> Result<u64>;
+}
+
+/// What a table of a channel has.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TableCounts {
+    /// Its name.
+    pub table: String,
+    /// Rows that live.
+    pub rows: u64,
+    /// Rows that are deleted: only a sentinel is left, with an even `cl`.
+    pub deleted: u64,
+    /// Cells, sentinels included.
+    pub cells: u64,
 }
 
 /// What a commit leaves: the channel's version and digest.
@@ -147,6 +171,18 @@ pub struct Cell<'a> {
     pub cl: u64,
     /// Where it stands: the stored `db_version` and `seq`.
     pub at: Position,
+}
+
+impl Cell<'_> {
+    /// What its names and its value have, in bytes; a number or null counts as 8.
+    pub fn bytes(&self) -> usize {
+        let val = match self.val {
+            Value::Text(text) => text.len(),
+            Value::Blob(bytes) => bytes.len(),
+            Value::Null | Value::Integer(_) | Value::Real(_) => 8,
+        };
+        self.table.len() + self.pk.len() + self.cid.len() + self.site_id.len() + val
+    }
 }
 
 /// The event of a [`TrackedPeer`]: the channel has received the peer's changes up to the version.

@@ -8,7 +8,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc;
+use std::sync::{Mutex, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -18,6 +18,8 @@ pub struct Server {
     pub addr: SocketAddr,
     pub data: PathBuf,
     child: Child,
+    /// What it prints after its own address.
+    banner: Mutex<mpsc::Receiver<String>>,
     stderr: Option<JoinHandle<String>>,
     _temp: Option<TempDir>,
 }
@@ -67,7 +69,19 @@ impl Server {
                 }
             }
         };
-        Self { addr, data: data.to_owned(), child, stderr: Some(stderr), _temp: None }
+        let banner = Mutex::new(receive);
+        Self { addr, data: data.to_owned(), child, banner, stderr: Some(stderr), _temp: None }
+    }
+
+    /// The address of its operators' listener, which it was started with; to be asked for once.
+    pub fn operators(&self) -> SocketAddr {
+        let banner = self.banner.lock().unwrap();
+        loop {
+            let line = banner.recv_timeout(PATIENCE).expect("a line about the operators' listener");
+            if let Some((_, url)) = line.split_once("operators   http://") {
+                return url.split('/').next().unwrap().parse().unwrap();
+            }
+        }
     }
 
     pub fn connect(&self, channel: &str) -> Client {

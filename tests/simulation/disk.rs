@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use causeway_storage::store::{CellVisitor, Listing, TrackedPeer};
 use causeway_storage::{
-    Cell, ChangeStore, ChannelReader, ChannelStore, Head, OwnedCell, Position, StoreError,
+    Cell, ChangeStore, ChannelReader, ChannelStore, Head, OwnedCell, Position, StoreError, TableCounts,
 };
 
 use crate::oracle::Oracle;
@@ -245,5 +245,13 @@ impl ChannelReader for DiskReader {
 
     fn check(&mut self) -> Result<()> {
         self.inner.check()
+    }
+
+    fn tables(&mut self, visit: &mut dyn FnMut(TableCounts)) -> Result<()> {
+        self.inner.tables(visit)
+    }
+
+    fn size_bytes(&mut self) -> Result<u64> {
+        self.inner.size_bytes()
     }
 }

@@ -36,6 +36,7 @@ macro_rules! conformance_tests {
             many_channels_are_kept_apart
             writers_of_different_channels_do_not_meet
             a_removed_channel_is_gone
+            tables_are_counted
             a_directory_has_one_store
             // Transactions
             a_transaction_sees_what_it_has_written

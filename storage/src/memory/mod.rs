@@ -3,9 +3,9 @@
 
 mod state;
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::ops::Bound;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::{Bound, ControlFlow};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::backend::Backend;
@@ -13,8 +13,8 @@ use crate::change::Position;
 use crate::error::{Result, StoreError};
 use crate::names;
 use crate::store::{
-    Cell, CellVisitor, ChangeStore, ChannelReader, ChannelStore, Head, Listing, OwnedCell, TrackedPeer,
-    new_site_id,
+    Cell, CellVisitor, ChangeStore, ChannelReader, ChannelStore, Head, Listing, OwnedCell, TableCounts,
+    TrackedPeer, new_site_id,
 };
 
 use state::State;
@@ -217,6 +217,34 @@ impl ChannelReader for MemoryReader {
     fn check(&mut self) -> Result<()> {
         Ok(())
     }
+
+    fn tables(&mut self, visit: &mut dyn FnMut(TableCounts)) -> Result<()> {
+        // All of it is in memory anyway.
+        let mut rows: BTreeMap<String, (BTreeSet<String>, TableCounts)> = BTreeMap::new();
+        self.read(Position::default(), &mut |cell| {
+            let (pks, counts) = rows.entry(cell.table.into()).or_default();
+            counts.cells += 1;
+            if cell.cl.is_multiple_of(2) {
+                counts.deleted += 1;
+            } else {
+                pks.insert(cell.pk.into());
+            }
+            ControlFlow::Continue(())
+        })?;
+        for (table, (pks, counts)) in rows {
+            visit(TableCounts { table, rows: pks.len() as u64, ..counts });
+        }
+        Ok(())
+    }
+
+    fn size_bytes(&mut self) -> Result<u64> {
+        let mut bytes = 0;
+        self.read(Position::default(), &mut |cell| {
+            bytes += cell.bytes() as u64;
+            ControlFlow::Continue(())
+        })?;
+        Ok(bytes)
+    }
 }
 
 /// One commit, being read.
@@ -246,10 +274,5 @@ impl Drop for Reading<'_> {
 
 /// There is nothing to read.
 fn no_such_channel(channel: &str) -> StoreError {
-    StoreError::Engine {
-        channel: channel.into(),
-        engine: "memory",
-        doing: "opening it for reading",
-        detail: "there is no such channel".into(),
-    }
+    StoreError::Missing { channel: channel.into() }
 }

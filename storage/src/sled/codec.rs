@@ -112,6 +112,13 @@ pub(super) fn cell_key(id: u64, table: &str, pk: &str, cid: &str) -> Option<Vec<
     Some(key)
 }
 
+/// Table, pk and cid in a key of [`cell_key`].
+pub(super) fn names_in_key(key: &[u8]) -> Option<(&str, &str, &str)> {
+    let mut key = Bytes(key.get(PREFIX_LEN..)?);
+    let (table, pk) = (key.short_text()?, key.long_text()?);
+    Some((table, pk, std::str::from_utf8(key.0).ok()?))
+}
+
 /// The key under which a cell lies.
 pub(super) fn position_key(id: u64, at: Position) -> Vec<u8> {
     let mut key = key(id, b'v');

@@ -23,7 +23,7 @@ use crate::store::{ChangeStore, ChannelReader, ChannelStore, Listing, new_site_i
 
 use channel::SledChannel;
 use current::{Current, Handle};
-use engine::{ENGINE, corrupt};
+use engine::corrupt;
 use reader::SledReader;
 
 /// sled.
@@ -102,16 +102,26 @@ impl ChangeStore for SledStore {
         names::check(channel)?;
         let database = self.current.get(channel)?;
         let mut channels = database.channels();
-        let Some(id) = database.id(channel)? else { return Ok(false) };
+        let id = match database.id(channel) {
+            Ok(None) => return Ok(false),
+            Ok(id) => id,
+            // Nobody can tell which keys are its own; without its name none of them is found.
+            Err(StoreError::Corrupt { .. }) => None,
+            Err(e) => return Err(e),
+        };
         let mut batch = Batch::default();
         batch.remove(codec::name_key(channel));
-        batch.insert(codec::doomed_key(id), &[]);
+        if let Some(id) = id {
+            batch.insert(codec::doomed_key(id), &[]);
+        }
         database.engine.apply(channel, batch)?;
         if let Some(shared) = channels.open.remove(channel).and_then(|shared| shared.upgrade()) {
             shared.remove();
         }
         drop(channels);
-        database.sweep(channel, id)?;
+        if let Some(id) = id {
+            database.sweep(channel, id)?;
+        }
         database.engine.sync(channel)?;
         Ok(true)
     }
@@ -123,10 +133,5 @@ impl ChangeStore for SledStore {
 
 /// There is nothing to read.
 fn no_such_channel(channel: &str) -> StoreError {
-    StoreError::Engine {
-        channel: channel.into(),
-        engine: ENGINE,
-        doing: "opening it for reading",
-        detail: "there is no such channel".into(),
-    }
+    StoreError::Missing { channel: channel.into() }
 }

@@ -8,9 +8,9 @@ use super::codec;
 use super::current::Handle;
 use super::engine::{Engine, corrupt};
 use super::no_such_channel;
-use crate::change::Position;
+use crate::change::{Position, SENTINEL};
 use crate::error::Result;
-use crate::store::{CellVisitor, ChannelReader, Head, TrackedPeer};
+use crate::store::{CellVisitor, ChannelReader, Head, TableCounts, TrackedPeer};
 
 /// How many cells a reader takes from the database at once, and after how many bytes it takes no more.
 const CHUNK_CELLS: usize = 128;
@@ -94,6 +94,56 @@ impl ChannelReader for SledReader {
             self.check_cell(engine, &item?.0)?;
         }
         Ok(())
+    }
+
+    /// The keys of a row stand together, and so do the rows of a table.
+    fn tables(&mut self, visit: &mut dyn FnMut(TableCounts)) -> Result<()> {
+        let (database, _) = self.handle.database()?;
+        let (engine, channel) = (&database.engine, &self.handle.channel);
+        let unreadable = |what| corrupt(channel, format!("{what} cannot be read"));
+        let mut counts = TableCounts::default();
+        let mut row = String::new();
+        for item in engine.prefix(channel, &codec::cells_prefix(self.handle.shared.id))? {
+            let (key, at) = item?;
+            let (table, pk, cid) = codec::names_in_key(&key).ok_or_else(|| unreadable("a key"))?;
+            let deleted = cid == SENTINEL && {
+                let at = codec::position(&at).ok_or_else(|| unreadable("a position"))?;
+                let bytes = engine.get(channel, &codec::position_key(self.handle.shared.id, at))?;
+                // Where there is none it has moved meanwhile.
+                let cl = bytes.map(|bytes| codec::cell(at, &bytes).map(|cell| cell.cl));
+                cl.is_some_and(|cl| cl.is_some_and(|cl| cl.is_multiple_of(2)))
+            };
+            let new_table = counts.cells == 0 || counts.table != table;
+            if new_table && counts.cells > 0 {
+                visit(std::mem::take(&mut counts));
+            }
+            if new_table {
+                counts.table.push_str(table);
+            }
+            if deleted {
+                counts.deleted += 1;
+            } else if new_table || row != pk || counts.rows == 0 {
+                counts.rows += 1;
+                row.clear();
+                row.push_str(pk);
+            }
+            counts.cells += 1;
+        }
+        if counts.cells > 0 {
+            visit(counts);
+        }
+        Ok(())
+    }
+
+    fn size_bytes(&mut self) -> Result<u64> {
+        let (database, _) = self.handle.database()?;
+        let prefix = codec::channel_prefix(self.handle.shared.id);
+        let mut bytes = 0;
+        for item in database.engine.prefix(&self.handle.channel, &prefix)? {
+            let (key, value) = item?;
+            bytes += (key.len() + value.len()) as u64;
+        }
+        Ok(bytes)
     }
 }
 

@@ -73,7 +73,7 @@ impl SqliteChannel {
         }
     }
 
-    fn to_tables(
+    fn write_tables(
         &mut self,
         write: impl FnOnce(&mut Tables, &Connection) -> rusqlite::Result<()>,
     ) -> Result<()> {
@@ -133,13 +133,13 @@ impl ChannelStore for SqliteChannel {
             ),
         };
         written?;
-        self.to_tables(|tables, conn| tables.put(conn, cell))
+        self.write_tables(|tables, conn| tables.put(conn, cell))
     }
 
     fn remove(&mut self, table: &str, pk: &str, cid: &str, old: Position) -> Result<()> {
         let sql = "DELETE FROM crdt_changes WHERE db_version = ?1 AND seq = ?2";
         self.write_cell("removing a cell", sql, [old.version as i64, old.seq as i64])?;
-        self.to_tables(|tables, conn| tables.remove(conn, table, pk, cid))
+        self.write_tables(|tables, conn| tables.remove(conn, table, pk, cid))
     }
 
     fn track(&mut self, peer: &TrackedPeer) -> Result<()> {
@@ -170,7 +170,7 @@ impl ChannelStore for SqliteChannel {
     }
 
     fn commit(&mut self, head: Head) -> Result<()> {
-        self.to_tables(Tables::flush)?;
+        self.write_tables(Tables::flush)?;
         if head != self.head {
             self.execute(
                 "setting its version",

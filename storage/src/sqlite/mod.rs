@@ -6,7 +6,7 @@ mod reader;
 mod seen;
 mod tables;
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -87,13 +87,18 @@ impl ChangeStore for SqliteStore {
 
     fn remove(&self, channel: &str) -> Result<bool> {
         let path = self.path(channel)?;
-        // The write-ahead log first: a database without its log is older, a log without its database is rubbish that
-        // a database made anew would find.
-        for ending in ["-wal", "-shm"] {
-            remove_if_there(&path.with_extension(format!("db{ending}")))
-                .map_err(|e| self.directory_error(e))?;
-        }
-        remove_if_there(&path).map_err(|e| self.directory_error(e))
+        // The file first: without its log it would be an older state of the channel. A log without its file is nothing:
+        // SQLite removes one that it finds beside a file made anew. Readers keep the files that they have open.
+        let remove = || {
+            let removed = remove_if_there(&path)?;
+            let dir = File::open(&self.options.dir)?;
+            dir.sync_all()?;
+            for ending in ["db-wal", "db-shm"] {
+                remove_if_there(&path.with_extension(ending))?;
+            }
+            Ok(removed)
+        };
+        remove().map_err(|e| self.directory_error(e))
     }
 
     fn close(&self) -> Result<()> {

@@ -14,7 +14,10 @@ use crate::store::Head;
 const APPLICATION_ID: i64 = 0x4357_4159;
 
 /// `PRAGMA user_version`: the version of the schema.
-const SCHEMA_VERSION: i64 = 2;
+const SCHEMA_VERSION: i64 = 3;
+
+/// The version before, which has no views. Such a file can be read, and gets them when it is opened for writing.
+const WITHOUT_VIEWS: i64 = 2;
 
 /// The page that SQLite makes unless it is told otherwise, in bytes.
 pub(super) const PAGE_BYTES: u64 = 4096;
@@ -43,7 +46,9 @@ pub(super) fn writer(path: &Path, channel: &str, options: &StoreOptions) -> Resu
     if is_empty(&conn).map_err(failed)? {
         fill(&mut conn, channel, &crate::store::new_site_id()).map_err(failed)?;
     }
-    check(&conn, channel)?;
+    if check(&conn, channel)? == WITHOUT_VIEWS {
+        add_views(&mut conn).map_err(|e| error(channel, "adding views to its file", e))?;
+    }
     let site_id = site_id(&conn).map_err(failed)?;
     Ok(Opened { conn, site_id })
 }
@@ -61,17 +66,16 @@ pub(super) fn create(path: &Path, channel: &str, site_id: &str, options: &StoreO
 /// Opens the channel's file for reading only.
 pub(super) fn reader(path: &Path, channel: &str, options: &StoreOptions) -> Result<Connection> {
     let failed = |e| error(channel, "opening its file for reading", e);
+    let there = path.try_exists().map_err(|source| StoreError::Directory { path: path.into(), source })?;
+    if !there {
+        return Err(StoreError::Missing { channel: channel.into() });
+    }
     // A read-only handle cannot open a file in WAL mode that nobody else has open, so this one just promises.
     let conn = connect(path, OpenFlags::empty(), options).map_err(failed)?;
     conn.pragma_update(None, "cache_size", READER_CACHE_PAGES).map_err(failed)?;
     conn.pragma_update(None, "query_only", true).map_err(failed)?;
     if is_empty(&conn).map_err(failed)? {
-        return Err(StoreError::Engine {
-            channel: channel.into(),
-            engine: "SQLite",
-            doing: "opening its file for reading",
-            detail: "there is no such channel".into(),
-        });
+        return Err(StoreError::Missing { channel: channel.into() });
     }
     check(&conn, channel)?;
     Ok(conn)
@@ -135,6 +139,7 @@ fn fill(conn: &mut Connection, channel: &str, site_id: &str) -> rusqlite::Result
     conn.pragma_update(None, "journal_mode", "WAL")?;
     let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
     tx.execute_batch(include_str!("schema.sql"))?;
+    tx.execute_batch(VIEWS)?;
     tx.pragma_update(None, "application_id", APPLICATION_ID)?;
     tx.pragma_update(None, "user_version", SCHEMA_VERSION)?;
     tx.execute("INSERT INTO crdt_site_id VALUES (?)", [site_id])?;
@@ -143,8 +148,18 @@ fn fill(conn: &mut Connection, channel: &str, site_id: &str) -> rusqlite::Result
     tx.commit()
 }
 
-/// A file that is not ours, or not this channel's, is never written to.
-fn check(conn: &Connection, channel: &str) -> Result<()> {
+const VIEWS: &str = include_str!("views.sql");
+
+/// Brings a file from [`WITHOUT_VIEWS`] to [`SCHEMA_VERSION`].
+fn add_views(conn: &mut Connection) -> rusqlite::Result<()> {
+    let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    tx.execute_batch(VIEWS)?;
+    tx.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+    tx.commit()
+}
+
+/// Gives the version of the schema. A file that is not ours, or not this channel's, is never written to.
+fn check(conn: &Connection, channel: &str) -> Result<i64> {
     let failed = |e| error(channel, "checking its file", e);
     let corrupt = |detail: String| Err(StoreError::Corrupt { channel: channel.into(), detail });
     let pragma = |name| conn.pragma_query_value(None, name, |row| row.get::<_, i64>(0)).map_err(failed);
@@ -152,7 +167,7 @@ fn check(conn: &Connection, channel: &str) -> Result<()> {
         return corrupt("its file was not made by Causeway".into());
     }
     let version = pragma("user_version")?;
-    if version != SCHEMA_VERSION {
+    if ![SCHEMA_VERSION, WITHOUT_VIEWS].contains(&version) {
         return corrupt(format!("its file has schema {version}, this Causeway reads {SCHEMA_VERSION}"));
     }
     let name: String =
@@ -160,5 +175,5 @@ fn check(conn: &Connection, channel: &str) -> Result<()> {
     if name != channel {
         return corrupt(format!("its file belongs to channel {name:?}"));
     }
-    Ok(())
+    Ok(version)
 }

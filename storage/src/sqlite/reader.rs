@@ -9,7 +9,14 @@ use super::{error, open};
 use crate::backend::StoreOptions;
 use crate::change::Position;
 use crate::error::{Result, StoreError};
-use crate::store::{CellVisitor, ChannelReader, Head, TrackedPeer};
+use crate::store::{CellVisitor, ChannelReader, Head, TableCounts, TrackedPeer};
+
+/// The view `causeway_tables`, which a file of an older version does not have.
+const COUNT_TABLES: &str = r#"SELECT "table", rows - coalesce(deleted, 0), coalesce(deleted, 0), cells
+    FROM (SELECT "table", count(*) AS rows, sum(cells) AS cells
+      FROM (SELECT "table", count(*) AS cells FROM crdt_changes GROUP BY "table", pk) GROUP BY "table")
+    LEFT JOIN (SELECT "table", count(*) AS deleted FROM crdt_changes WHERE cid = '-1' AND cl % 2 = 0 GROUP BY "table")
+    USING ("table")"#;
 
 pub(super) struct SqliteReader {
     conn: Connection,
@@ -67,6 +74,34 @@ impl ChannelReader for SqliteReader {
                 .collect::<rusqlite::Result<Vec<_>>>()
         };
         run().map_err(|e| error(&self.channel, "reading its peers", e))
+    }
+
+    fn tables(&mut self, visit: &mut dyn FnMut(TableCounts)) -> Result<()> {
+        let mut run = || {
+            let mut select = self.conn.prepare(COUNT_TABLES)?;
+            let mut rows = select.query([])?;
+            while let Some(row) = rows.next()? {
+                let number = |i| row.get::<_, i64>(i).map(|n| n as u64);
+                let (rows, deleted) = (number(1)?, number(2)?);
+                visit(TableCounts { table: row.get(0)?, rows, deleted, cells: number(3)? });
+            }
+            Ok(())
+        };
+        run().map_err(|e| error(&self.channel, "counting its rows", e))
+    }
+
+    fn size_bytes(&mut self) -> Result<u64> {
+        let file = Path::new(self.conn.path().unwrap_or_default());
+        let mut bytes = 0;
+        for ending in ["db", "db-wal"] {
+            let path = file.with_extension(ending);
+            match std::fs::metadata(&path) {
+                Ok(file) => bytes += file.len(),
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+                Err(source) => return Err(StoreError::Directory { path, source }),
+            }
+        }
+        Ok(bytes)
     }
 
     /// SQLite's own check: every page, every index against its table.
