@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 
 use causeway_storage::change::OwnedValue;
-use causeway_storage::{Cell, ChangeStore, Position, SENTINEL, StoreError};
+use causeway_storage::{Cell, ChangeStore, Position, SENTINEL, StoreError, schema};
 use serde_json::{Map, Value, json};
 
 use super::{Line, Problem, ProblemCode, Tell};
@@ -66,10 +66,12 @@ pub(super) fn tell(
     Ok(())
 }
 
-/// A key for people. This is the place for cr-sqlite's packed keys, once there is something that unpacks them; what does not
-/// unpack cleanly is shown as it is.
+/// A key for people: a packed one as its value, or as the list of its values; any other as it is.
 fn shown_key(pk: &str) -> Value {
-    pk.into()
+    let mut buffer = Vec::new();
+    let Ok(key) = schema::key::unpack(pk, &mut buffer) else { return pk.into() };
+    let mut values: Vec<Value> = key.values().map(|value| json_value(value.to_owned())).collect();
+    if values.len() == 1 { values.remove(0) } else { values.into() }
 }
 
 /// A value as a change has it.

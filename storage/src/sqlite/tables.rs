@@ -56,10 +56,10 @@ impl Tables {
             upserts: HashMap::default(),
         };
         conn.execute_batch(
-            "CREATE TABLE IF NOT EXISTS causeway_tables (name TEXT NOT NULL PRIMARY KEY, made_as TEXT) STRICT, WITHOUT ROWID",
+            "CREATE TABLE IF NOT EXISTS causeway_schema (name TEXT NOT NULL PRIMARY KEY, made_as TEXT) STRICT, WITHOUT ROWID",
         )?;
         let mut there: Vec<(String, Option<String>)> = conn
-            .prepare("SELECT name, made_as FROM causeway_tables")?
+            .prepare("SELECT name, made_as FROM causeway_schema")?
             .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
             .collect::<Result<_>>()?;
         let mut wanted: Vec<_> =
@@ -76,18 +76,18 @@ impl Tables {
     pub(super) fn remake(&mut self, conn: &mut Connection) -> Result<()> {
         let tx = conn.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
         let old: Vec<String> = tx
-            .prepare("SELECT name FROM causeway_tables")?
+            .prepare("SELECT name FROM causeway_schema")?
             .query_map([], |row| row.get(0))?
             .collect::<Result<_>>()?;
         for name in old {
             tx.execute_batch(&format!("DROP TABLE IF EXISTS {}", quoted(&name)))?;
         }
-        tx.execute("DELETE FROM causeway_tables", [])?;
+        tx.execute("DELETE FROM causeway_schema", [])?;
         let schema = Arc::clone(&self.schema);
         for table in schema.tables() {
             make(&tx, table)?;
             tx.execute(
-                "INSERT INTO causeway_tables VALUES (?1, ?2)",
+                "INSERT INTO causeway_schema VALUES (?1, ?2)",
                 (&table.name, made_as(&schema, table)),
             )?;
             self.fill(&tx, table)?;
@@ -184,10 +184,10 @@ impl Tables {
 /// Says that the tables are not kept up any more, if there are any: the server goes on without a schema.
 pub(super) fn abandon(conn: &Connection) -> Result<()> {
     let there: Option<i64> = conn
-        .query_row("SELECT 1 FROM sqlite_schema WHERE name = 'causeway_tables'", [], |row| row.get(0))
+        .query_row("SELECT 1 FROM sqlite_schema WHERE name = 'causeway_schema'", [], |row| row.get(0))
         .optional()?;
     if there.is_some() {
-        conn.execute("UPDATE causeway_tables SET made_as = NULL WHERE made_as IS NOT NULL", [])?;
+        conn.execute("UPDATE causeway_schema SET made_as = NULL WHERE made_as IS NOT NULL", [])?;
     }
     Ok(())
 }
