@@ -5,8 +5,9 @@
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use causeway_storage::{Durability, KeyFormat};
+use causeway_storage::{Durability, KeyFormat, Schema, StoreOptions};
 
 /// What precedes a setting's name, in upper case, in the environment.
 pub const ENV_PREFIX: &str = "CAUSEWAY_";
@@ -216,6 +217,16 @@ impl Config {
             return Err(ConfigError { origin: "admin_listen".into(), problem });
         }
         Ok(())
+    }
+
+    /// What the store is opened with.
+    pub fn store_options(&self, schema: Option<Arc<Schema>>) -> StoreOptions {
+        StoreOptions {
+            dir: self.data.clone(),
+            durability: self.durability,
+            cache_bytes: self.cache_bytes,
+            schema,
+        }
     }
 
     /// The whole configuration as a file, with a comment a key.

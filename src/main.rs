@@ -17,7 +17,7 @@ use causeway::admin::http::{AdminListener, Token};
 use causeway::backup::check_restored;
 use causeway::config::{Config, ENV_CONFIG, SETTINGS, flag};
 use causeway::server::{Server, resolve};
-use causeway_storage::{Schema, StoreOptions, schema};
+use causeway_storage::{Schema, schema};
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -161,12 +161,7 @@ async fn run(config: Config, schema: Option<Arc<Schema>>) -> Result<(), String> 
     let running = tokio::spawn(server.clone().run(listener, stop));
 
     let backend = causeway_storage::backend(&config.store).map_err(|e| e.to_string())?;
-    let options = StoreOptions {
-        dir: config.data.clone(),
-        durability: config.durability,
-        cache_bytes: config.cache_bytes,
-        schema: schema.clone(),
-    };
+    let options = config.store_options(schema.clone());
     check_restored(&config.data)?;
     let store = blocking(move || (backend.open)(&options)).await?;
     if let (Some(schema), true) = (&schema, backend.persistent) {

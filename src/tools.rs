@@ -11,7 +11,7 @@ use causeway::admin::{Connections, Line, ROWS_DEFAULT, ROWS_MAX, Request, contro
 use causeway::backup::{RestoreOptions, check_restored, restore};
 use causeway::config::Config;
 use causeway::server::resolve;
-use causeway_storage::{ChangeStore, StoreOptions};
+use causeway_storage::ChangeStore;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
 use report::Report;
@@ -195,11 +195,5 @@ fn ask(config: &Config, request: &Request, report: &mut Report) -> Result<(), St
 
 fn open(config: &Config) -> Result<Arc<dyn ChangeStore>, String> {
     let backend = causeway_storage::backend(&config.store).map_err(|e| e.to_string())?;
-    let options = StoreOptions {
-        dir: config.data.clone(),
-        durability: config.durability,
-        cache_bytes: config.cache_bytes,
-        schema: None,
-    };
-    (backend.open)(&options).map_err(|e| e.to_string())
+    (backend.open)(&config.store_options(None)).map_err(|e| e.to_string())
 }

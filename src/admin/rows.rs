@@ -119,8 +119,9 @@ impl<'a> Rows<'a> {
         if cell.cid != SENTINEL
             && let Some(cells) = self.rows.get_mut(cell.pk)
         {
-            cells.push((cell.cid.to_owned(), cell.val.to_owned()));
-            self.bytes += cell_bytes(cell.cid, &cell.val.to_owned());
+            let val = cell.val.to_owned();
+            self.bytes += cell_bytes(cell.cid, &val);
+            cells.push((cell.cid.to_owned(), val));
         }
         while self.rows.len() > self.limit || self.bytes > ROWS_MAX_BYTES {
             let Some((pk, cells)) = self.rows.pop_last() else { break };

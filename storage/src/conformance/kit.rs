@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use crate::backend::{Backend, Durability, StoreOptions};
 use crate::change::{Position, Value};
-use crate::digest::Digest;
+use crate::digest::{Digest, cell_hash};
 use crate::error::Result;
-use crate::store::{CellVisitor, ChangeStore, ChannelReader, ChannelStore, Head, OwnedCell};
+use crate::store::{Cell, CellVisitor, ChangeStore, ChannelReader, ChannelStore, Head, OwnedCell};
 
 /// What a check is given: a backend, and a directory of its own.
 #[derive(Clone, Debug)]
@@ -81,6 +81,16 @@ pub fn collect<T>(limit: usize, visit: impl FnOnce(CellVisitor<'_>) -> Result<T>
 pub fn read_all(reader: &mut dyn ChannelReader) -> (Vec<OwnedCell>, u64) {
     let (cells, head) = collect(usize::MAX, |visit| reader.read(Position::default(), visit));
     (cells, head.version)
+}
+
+/// The digest, from nothing but the cells.
+pub fn digest_of(cells: &[OwnedCell]) -> Digest {
+    let mut digest = Digest::default();
+    for cell in cells {
+        let Cell { table, pk, cid, ref val, col_version, cl, .. } = cell.as_cell();
+        digest.add(cell_hash(table, pk, cid, val, col_version, cl));
+    }
+    digest
 }
 
 /// The row's cells, by position.

@@ -16,7 +16,7 @@ mod transactions;
 
 pub use channels::*;
 pub use copies::*;
-pub use kit::{Context, collect, read_all};
+pub use kit::{Context, collect, digest_of, read_all};
 pub use paging::*;
 pub use transactions::*;
 

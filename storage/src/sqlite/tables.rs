@@ -4,18 +4,18 @@
 //! one entry of one tree.
 
 use std::collections::HashMap;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 use rusqlite::{Connection, OptionalExtension, params_from_iter};
 
 use super::channel::{Sql, select_cells, visit_rows};
-use crate::change::{Change, OwnedValue, SENTINEL, Value};
+use crate::change::{Change, OwnedValue, SENTINEL};
 use crate::schema::{Schema, Table};
 use crate::store::Cell;
-use std::ops::ControlFlow;
 
-/// The most statements whose text is kept: one for each set of columns that are written together.
+/// The most statements of a table whose text is kept: one for each set of columns that are written together.
 const MAX_TEXTS: usize = 1_000;
 
 /// The statements that stay prepared beside the cells' own.
@@ -29,7 +29,8 @@ pub(super) struct Tables {
     /// The row that the cells of now belong to: a commit writes a row's cells one after the other.
     row: Row,
     key: Vec<u8>,
-    upserts: HashMap<(String, Vec<usize>), Box<str>, RandomState>,
+    /// By table, and by the columns that are written together.
+    upserts: HashMap<String, HashMap<Vec<usize>, Box<str>, RandomState>, RandomState>,
 }
 
 #[derive(Default)]
@@ -42,8 +43,9 @@ struct Row {
     reset: bool,
     /// Whether it is deleted.
     dead: bool,
-    /// Its new values, by the column's index.
-    values: Vec<(usize, OwnedValue)>,
+    /// The indexes of the columns that have new values, and these.
+    columns: Vec<usize>,
+    values: Vec<OwnedValue>,
 }
 
 impl Tables {
@@ -118,7 +120,8 @@ impl Tables {
         } else if let Some(column) = self.schema.table(cell.table).and_then(|table| table.index_of(cell.cid))
         {
             self.row.touched = true;
-            self.row.values.push((column, cell.val.to_owned()));
+            self.row.columns.push(column);
+            self.row.values.push(cell.val.to_owned());
         }
         Ok(())
     }
@@ -147,6 +150,7 @@ impl Tables {
             row.table.push_str(table);
             row.pk.clear();
             row.pk.push_str(pk);
+            row.columns.clear();
             row.values.clear();
             (row.reset, row.dead) = (false, false);
         }
@@ -168,14 +172,20 @@ impl Tables {
         if self.row.dead {
             return Ok(());
         }
-        let columns: Vec<usize> = self.row.values.iter().map(|(column, _)| *column).collect();
-        let values = self.row.values.iter().map(|(_, value)| Sql(value.as_value()));
-        let place = (self.row.table.clone(), columns);
-        if self.upserts.len() >= MAX_TEXTS && !self.upserts.contains_key(&place) {
-            self.upserts.clear();
+        // What is known needs no copy of its names.
+        let texts = match self.upserts.get_mut(&table.name) {
+            Some(texts) => texts,
+            None => self.upserts.entry(table.name.clone()).or_default(),
+        };
+        let columns = &self.row.columns;
+        if !texts.contains_key(columns) {
+            if texts.len() >= MAX_TEXTS {
+                texts.clear();
+            }
+            texts.insert(columns.clone(), upsert(table, columns).into());
         }
-        let upsert =
-            self.upserts.entry(place).or_insert_with_key(|(_, columns)| upsert(table, columns).into());
+        let upsert = &texts[columns];
+        let values = self.row.values.iter().map(|value| Sql(value.as_value()));
         conn.prepare_cached(upsert)?.execute(params_from_iter(key.values().map(Sql).chain(values)))?;
         Ok(())
     }
@@ -247,7 +257,5 @@ fn quoted(name: &str) -> String {
 
 fn as_change<'a>(cell: &Cell<'a>) -> Change<'a> {
     let Cell { table, pk, cid, val, col_version, site_id, cl, at } = *cell;
-    // A NULL column of before the schema is checked like any other.
-    let val: Value<'a> = val;
     Change { table, pk, cid, val, col_version, db_version: at.version, site_id, cl, seq: at.seq }
 }

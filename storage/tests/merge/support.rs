@@ -5,12 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use causeway_storage::OwnedCell;
-use causeway_storage::conformance::read_all;
-use causeway_storage::digest::cell_hash;
+use causeway_storage::conformance::{digest_of, read_all};
 use causeway_storage::store::TrackedPeer;
 use causeway_storage::{
-    Backend, Change, ChangeStore, ChannelStore, Clamp, Digest, Durability, Head, Outcome, StoreOptions,
-    Update, merge,
+    Backend, Change, ChangeStore, ChannelStore, Clamp, Durability, Head, Outcome, StoreOptions, Update, merge,
 };
 use tempfile::TempDir;
 
@@ -80,7 +78,7 @@ impl Channel {
         assert_eq!(version, head.version);
         assert!(cells.is_sorted_by(|a, b| a.at < b.at), "positions ascend: {cells:?}");
         assert!(cells.iter().all(|cell| (1..=version).contains(&cell.at.version)), "{cells:?}");
-        assert_eq!(head.digest, digest(&cells), "the digest is that of the cells");
+        assert_eq!(head.digest, digest_of(&cells), "the digest is that of the cells");
         cells
     }
 
@@ -115,14 +113,4 @@ impl Channel {
         self.writer.row(table, pk, visit).expect("read");
         cells
     }
-}
-
-/// The digest, from nothing but the cells.
-pub(crate) fn digest(cells: &[OwnedCell]) -> Digest {
-    let mut digest = Digest::default();
-    for cell in cells {
-        let OwnedCell { table, pk, cid, val, col_version, cl, .. } = cell;
-        digest.add(cell_hash(table, pk, cid, &val.as_value(), *col_version, *cl));
-    }
-    digest
 }

@@ -1,11 +1,10 @@
 //! A channel's commits, of different sizes, and the states that they leave.
 
 use causeway_storage::OwnedCell;
-use causeway_storage::conformance::read_all;
+use causeway_storage::conformance::{digest_of, read_all};
 use causeway_storage::error::Result;
 use causeway_storage::{
-    Change, ChangeStore, ChannelStore, Clamp, Digest, Head, SENTINEL, TrackedPeer, Update, Value, digest,
-    merge,
+    Change, ChangeStore, ChannelStore, Clamp, Head, SENTINEL, TrackedPeer, Update, Value, merge,
 };
 
 /// What a channel is after a commit.
@@ -25,21 +24,12 @@ impl State {
         assert_eq!(writer.head(), head, "the writer and the reader agree");
         let (cells, version) = read_all(&mut *reader);
         assert_eq!(version, head.version);
-        assert_eq!(sum(&cells), head.digest, "the digest is that of the cells");
+        assert_eq!(digest_of(&cells), head.digest, "the digest is that of the cells");
         assert!(
             cells.is_sorted_by(|a, b| a.at < b.at) && cells.iter().all(|cell| cell.at.version <= version)
         );
         Ok(State { head, cells, peers: reader.peers()? })
     }
-}
-
-fn sum(cells: &[OwnedCell]) -> Digest {
-    let mut sum = Digest::default();
-    for cell in cells {
-        let OwnedCell { table, pk, cid, val, col_version, cl, .. } = cell;
-        sum.add(digest::cell_hash(table, pk, cid, &val.as_value(), *col_version, *cl));
-    }
-    sum
 }
 
 /// How many commits there are.
