@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use causeway_storage::store::unix_time_s;
 use causeway_storage::{
-    Change, ChangeStore, ChannelStore, Clamp, Outcome, StoreError, Update as StoreUpdate, merge,
+    Change, ChangeStore, ChannelStore, Clamp, Outcome, RemadeTable, StoreError, Update as StoreUpdate, merge,
 };
 use tokio::time::Instant;
 
@@ -145,6 +145,17 @@ impl Channel {
                 }
             }
         }
+    }
+
+    /// Makes the application's tables anew from the cells; `None` if the store keeps none. If that fails the channel is read
+    /// from disk again.
+    pub fn remake_tables(&mut self, store: &dyn ChangeStore) -> Result<Option<Vec<RemadeTable>>, StoreError> {
+        self.used = Instant::now();
+        let remade = self.opened(store)?.remake_tables();
+        if remade.is_err() {
+            self.store = None;
+        }
+        remade
     }
 
     fn merge(

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
-use causeway_storage::{ChangeStore, Schema, StoreError};
+use causeway_storage::{ChangeStore, RemadeTable, Schema, StoreError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use crate::config::Config;
@@ -113,6 +113,14 @@ impl Relay {
         let readers = self.readers.clone();
         self.shards.of(channel).send(Job::Remove { channel: channel.into(), readers, removed });
         answer.await.map_err(|_| stopping(channel, "removing it"))?
+    }
+
+    /// Makes the application's tables of a channel anew from its cells, without disturbing its clients; `None` if the store
+    /// keeps none. Waits for the channel's shard, which does nothing else meanwhile.
+    pub async fn rebuild(&self, channel: &str) -> Result<Option<Vec<RemadeTable>>, StoreError> {
+        let (rebuilt, answer) = oneshot::channel();
+        self.shards.of(channel).send(Job::Rebuild { channel: channel.into(), rebuilt });
+        answer.await.map_err(|_| stopping(channel, "making its tables"))?
     }
 }
 

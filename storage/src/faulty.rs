@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::change::Position;
 use crate::error::{Result, StoreError};
 use crate::store::{
-    Cell, CellVisitor, ChangeStore, ChannelReader, ChannelStore, Head, Listing, TableCounts, TrackedPeer,
+    Cell, CellVisitor, ChangeStore, ChannelReader, ChannelStore, Head, Listing, RemadeTable, TableCounts, TrackedPeer,
 };
 
 /// Where a fault strikes.
@@ -246,7 +246,7 @@ impl ChannelStore for Channel<dyn ChannelStore> {
         self.inner.forget_peers(seen_s, max)
     }
 
-    fn remake_tables(&mut self) -> Result<bool> {
+    fn remake_tables(&mut self) -> Result<Option<Vec<RemadeTable>>> {
         self.inner.remake_tables()
     }
 

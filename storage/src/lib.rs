@@ -43,5 +43,7 @@ pub use error::StoreError;
 pub use merge::{Clamp, Outcome, Update, merge};
 pub use registry::{BACKENDS, backend};
 pub use schema::{KeyFormat, Schema, SchemaError};
-pub use store::{Cell, ChangeStore, ChannelReader, ChannelStore, Head, OwnedCell, TableCounts, TrackedPeer};
+pub use store::{
+    Cell, ChangeStore, ChannelReader, ChannelStore, Head, OwnedCell, RemadeTable, TableCounts, TrackedPeer,
+};
 pub use verify::{Verified, verify};

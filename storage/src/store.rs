@@ -17,7 +17,7 @@
 
 use std::ops::ControlFlow;
 
-use crate::change::{OwnedValue, Position, Value};
+use crate::change::{Change, OwnedValue, Position, Value};
 use crate::digest::Digest;
 use crate::error::{Result, StoreError};
 
@@ -84,9 +84,10 @@ pub trait ChannelStore: Send {
     /// Forgets at most `max` tracked peers that were last seen before `seen_s`; gives how many.
     fn forget_peers(&mut self, seen_s: u64, max: usize) -> Result<usize>;
 
-    /// Makes the application's tables anew from the cells, in a transaction of its own; `false` if the store has none.
-    fn remake_tables(&mut self) -> Result<bool> {
-        Ok(false)
+    /// Makes the application's tables anew from the cells, in a transaction of its own; `None` if the store has none. May read all
+    /// of the channel.
+    fn remake_tables(&mut self) -> Result<Option<Vec<RemadeTable>>> {
+        Ok(None)
     }
 
     /// Sets version and digest and commits, durably as the store was opened.
@@ -143,6 +144,17 @@ pub struct TableCounts {
     pub cells: u64,
 }
 
+/// One of the application's tables that was made anew from the cells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RemadeTable {
+    /// Its name.
+    pub table: String,
+    /// The rows that it has now.
+    pub rows: u64,
+    /// Cells of a table of this name that do not fit the schema: nothing of the row shows them.
+    pub unfit: u64,
+}
+
 /// What a commit leaves: the channel's version and digest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Head {
@@ -173,7 +185,13 @@ pub struct Cell<'a> {
     pub at: Position,
 }
 
-impl Cell<'_> {
+impl<'a> Cell<'a> {
+    /// The cell as a change.
+    pub fn as_change(&self) -> Change<'a> {
+        let Cell { table, pk, cid, val, col_version, site_id, cl, at } = *self;
+        Change { table, pk, cid, val, col_version, db_version: at.version, site_id, cl, seq: at.seq }
+    }
+
     /// What its names and its value have, in bytes; a number or null counts as 8.
     pub fn bytes(&self) -> usize {
         let val = match self.val {

@@ -11,7 +11,7 @@ use super::{error, open};
 use crate::backend::StoreOptions;
 use crate::change::{Position, Value};
 use crate::error::{Result, StoreError};
-use crate::store::{Cell, CellVisitor, ChannelStore, Head, TrackedPeer};
+use crate::store::{Cell, CellVisitor, ChannelStore, Head, RemadeTable, TrackedPeer};
 
 /// A SELECT of whole cells, in the order of columns that [`visit_rows`] reads.
 macro_rules! select_cells {
@@ -185,10 +185,10 @@ impl ChannelStore for SqliteChannel {
         Ok(())
     }
 
-    fn remake_tables(&mut self) -> Result<bool> {
-        let Some(tables) = &mut self.tables else { return Ok(false) };
+    fn remake_tables(&mut self) -> Result<Option<Vec<RemadeTable>>> {
+        let Some(tables) = &mut self.tables else { return Ok(None) };
         let made = tables.remake(&mut self.conn);
-        made.map(|()| true).map_err(|e| error(&self.channel, "making its tables", e))
+        made.map(Some).map_err(|e| error(&self.channel, "making its tables", e))
     }
 
     fn rollback(&mut self) {

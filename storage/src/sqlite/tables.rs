@@ -11,9 +11,9 @@ use foldhash::fast::RandomState;
 use rusqlite::{Connection, OptionalExtension, params_from_iter};
 
 use super::channel::{Sql, select_cells, visit_rows};
-use crate::change::{Change, OwnedValue, SENTINEL};
+use crate::change::{OwnedValue, SENTINEL};
 use crate::schema::{Schema, Table};
-use crate::store::Cell;
+use crate::store::{Cell, RemadeTable};
 
 /// The most statements of a table whose text is kept: one for each set of columns that are written together.
 const MAX_TEXTS: usize = 1_000;
@@ -75,7 +75,15 @@ impl Tables {
     }
 
     /// Makes the tables anew from the cells, in a transaction of its own.
-    pub(super) fn remake(&mut self, conn: &mut Connection) -> Result<()> {
+    pub(super) fn remake(&mut self, conn: &mut Connection) -> Result<Vec<RemadeTable>> {
+        // All rows of a channel may be more than memory has.
+        conn.pragma_update(None, "cache_spill", true)?;
+        let remade = self.remake_in_one(conn);
+        conn.pragma_update(None, "cache_spill", false)?;
+        remade
+    }
+
+    fn remake_in_one(&mut self, conn: &mut Connection) -> Result<Vec<RemadeTable>> {
         let tx = conn.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
         let old: Vec<String> = tx
             .prepare("SELECT name FROM causeway_schema")?
@@ -86,29 +94,39 @@ impl Tables {
         }
         tx.execute("DELETE FROM causeway_schema", [])?;
         let schema = Arc::clone(&self.schema);
+        let mut remade = Vec::with_capacity(schema.tables().len());
         for table in schema.tables() {
             make(&tx, table)?;
             tx.execute(
                 "INSERT INTO causeway_schema VALUES (?1, ?2)",
                 (&table.name, made_as(&schema, table)),
             )?;
-            self.fill(&tx, table)?;
+            let unfit = self.fill(&tx, table)?;
+            let count = format!("SELECT count(*) FROM {}", quoted(&table.name));
+            let rows: i64 = tx.query_row(&count, [], |row| row.get(0))?;
+            remade.push(RemadeTable { table: table.name.clone(), rows: rows as u64, unfit });
         }
-        tx.commit()
+        tx.commit()?;
+        Ok(remade)
     }
 
-    fn fill(&mut self, conn: &Connection, table: &Table) -> Result<()> {
+    /// Gives how many cells do not fit.
+    fn fill(&mut self, conn: &Connection, table: &Table) -> Result<u64> {
         let mut select = conn.prepare(select_cells!(r#"WHERE "table" = ?1 ORDER BY pk"#))?;
         let mut failed = Ok(());
+        let mut unfit = 0;
         let mut key = Vec::new();
         visit_rows(select.query([&table.name])?, &mut |cell| {
             // What was taken before there was this schema need not fit it.
-            let fits = self.schema.check(&as_change(cell), &mut key).is_ok();
-            failed = if fits { self.put(conn, cell) } else { Ok(()) };
+            match self.schema.check(&cell.as_change(), &mut key) {
+                Ok(()) => failed = self.put(conn, cell),
+                Err(_) => unfit += 1,
+            }
             if failed.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         })?;
         failed?;
-        self.flush(conn)
+        self.flush(conn)?;
+        Ok(unfit)
     }
 
     /// A cell was written.
@@ -253,9 +271,4 @@ fn key_equals(table: &Table) -> String {
 
 fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
-}
-
-fn as_change<'a>(cell: &Cell<'a>) -> Change<'a> {
-    let Cell { table, pk, cid, val, col_version, site_id, cl, at } = *cell;
-    Change { table, pk, cid, val, col_version, db_version: at.version, site_id, cl, seq: at.seq }
 }

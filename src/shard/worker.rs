@@ -1,0 +1,291 @@
+//! A shard at work: the channels that it owns, and a turn after the other of what waits in its queue.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use causeway_storage::{ChangeStore, Clamp, RemadeTable, StoreError};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
+
+use super::Job;
+use crate::channel::{Channel, CommitRules};
+use crate::config::Config;
+use crate::fanout::Pending;
+use crate::metrics::{ChannelStats, Metrics, ShardStats};
+use crate::outbox::{ConnectionId, Outbox};
+use crate::page::Readers;
+use crate::protocol::encode::Encoder;
+use crate::protocol::frame::close;
+use crate::queue::Queue;
+use crate::unavailable::Use;
+
+/// How often a shard looks for channels to close, at least.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+
+/// A shard at work.
+pub(super) struct Worker {
+    queue: Arc<Queue<Job>>,
+    store: Arc<dyn ChangeStore>,
+    metrics: Arc<Metrics>,
+    channels: HashMap<Arc<str>, Channel>,
+    open_stores: usize,
+    rules: CommitRules,
+    max_open: usize,
+    channel_idle: Duration,
+    max_commit_changes: usize,
+    max_commit_bytes: usize,
+    swept: Instant,
+}
+
+/// Ends the process if a shard panics. Its channels would be dead for all their clients, who would wait for acks for
+/// ever; a restart loses nothing that was acked.
+struct AbortOnPanic;
+
+impl Drop for AbortOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            tracing::error!("a shard has panicked; ending the process, which loses nothing that was acked");
+            std::process::abort();
+        }
+    }
+}
+
+/// The updates of one channel that wait, in order, and their shares of the queue.
+#[derive(Default)]
+struct Waiting {
+    pending: Vec<Pending>,
+    permits: Vec<OwnedSemaphorePermit>,
+}
+
+impl Worker {
+    /// One of `count` shards.
+    pub(super) fn new(
+        config: &Config,
+        count: usize,
+        queue: Arc<Queue<Job>>,
+        store: Arc<dyn ChangeStore>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Worker {
+            queue,
+            store,
+            metrics,
+            channels: HashMap::new(),
+            open_stores: 0,
+            rules: CommitRules {
+                clamp: Clamp {
+                    max_col_version_jump: config.max_col_version_jump,
+                    max_cl_jump: config.max_cl_jump,
+                },
+                peer_retention: Duration::from_secs(config.peer_retention_s),
+            },
+            max_open: (config.max_open_channels / count).max(1),
+            channel_idle: Duration::from_millis(config.channel_idle_ms),
+            max_commit_changes: config.max_commit_changes,
+            max_commit_bytes: config.max_commit_bytes,
+            swept: Instant::now(),
+        }
+    }
+
+    /// On a thread: a turn as soon as there is something to do.
+    pub(super) fn run(mut self) {
+        let _guard = AbortOnPanic;
+        let mut jobs = Vec::new();
+        let mut stop = false;
+        while !stop {
+            self.queue.drain(&mut jobs, SWEEP_INTERVAL);
+            stop = self.turn(&mut jobs);
+        }
+    }
+
+    /// As a task: a turn whenever the one before it has taken its time.
+    pub(super) async fn run_simulated(mut self, takes: Arc<dyn Fn() -> Duration + Send + Sync>) {
+        let mut jobs = Vec::new();
+        let mut stop = false;
+        while !stop {
+            tokio::time::sleep(takes()).await;
+            self.queue.drain(&mut jobs, Duration::ZERO);
+            stop = self.turn(&mut jobs);
+        }
+    }
+
+    /// Does all the jobs; gives whether to stop.
+    fn turn(&mut self, jobs: &mut Vec<Job>) -> bool {
+        let mut stop = false;
+        let mut updates: Vec<(Arc<str>, Waiting)> = Vec::new();
+        let mut places: HashMap<Arc<str>, usize> = HashMap::new();
+        let mut last = Vec::new();
+        for job in jobs.drain(..) {
+            match job {
+                Job::Join { channel, outbox, joined } => {
+                    // Whoever asked may have gone.
+                    let _ = joined.send(self.join(&channel, outbox));
+                }
+                // Of a channel that is gone: it must not come into the one that is made anew.
+                Job::Update { pending, .. } if pending.outbox.is_evicted() => {}
+                Job::Update { channel, pending, permit } => {
+                    let place = *places.entry(channel).or_insert_with_key(|channel| {
+                        updates.push((channel.clone(), Waiting::default()));
+                        updates.len() - 1
+                    });
+                    updates[place].1.pending.push(pending);
+                    updates[place].1.permits.push(permit);
+                }
+                // What a connection sent before it left is answered before it is closed.
+                Job::Leave { .. }
+                | Job::Remove { .. }
+                | Job::Rebuild { .. }
+                | Job::Stats { .. }
+                | Job::Stop => last.push(job),
+            }
+        }
+        for (channel, waiting) in updates {
+            self.commit(&channel, waiting);
+        }
+        for job in last {
+            match job {
+                Job::Leave { channel, outbox, close: (code, reason), after_pages } => {
+                    self.leave(&channel, outbox.id());
+                    outbox.close(code, reason, after_pages);
+                }
+                Job::Remove { channel, readers, removed } => {
+                    let _ = removed.send(self.remove(&channel, &readers));
+                }
+                Job::Rebuild { channel, rebuilt } => drop(rebuilt.send(self.rebuild(&channel))),
+                Job::Stats { max, stats } => drop(stats.send(self.stats(max))),
+                Job::Stop => stop = true,
+                Job::Join { .. } | Job::Update { .. } => {}
+            }
+        }
+        if self.open_stores > self.max_open || self.swept.elapsed() >= SWEEP_INTERVAL {
+            self.sweep();
+        }
+        stop
+    }
+
+    fn join(&mut self, name: &Arc<str>, outbox: Arc<Outbox>) -> Result<Arc<Encoder>, StoreError> {
+        let (channel, store) = self.channel(name)?;
+        let was_open = channel.is_open();
+        let joined = channel.join(store, outbox);
+        let opened = channel.is_open() && !was_open;
+        self.open_stores += usize::from(opened);
+        joined
+    }
+
+    fn leave(&mut self, name: &str, connection: ConnectionId) {
+        if let Some(channel) = self.channels.get_mut(name) {
+            channel.leave(connection);
+        }
+    }
+
+    fn remove(&mut self, name: &str, readers: &Readers) -> Result<bool, StoreError> {
+        if let Some(channel) = self.channels.remove(name) {
+            self.open_stores -= usize::from(channel.is_open());
+            for follower in channel.followers() {
+                follower.evict(close::TRY_AGAIN_LATER, "the channel was removed; connect again");
+            }
+        }
+        let removed = self.store.remove(name);
+        readers.forget(name);
+        if removed.is_ok() {
+            self.metrics.storage_works(name, Use::Write);
+            self.metrics.storage_works(name, Use::Read);
+        }
+        removed
+    }
+
+    fn rebuild(&mut self, name: &Arc<str>) -> Result<Option<Vec<RemadeTable>>, StoreError> {
+        if !self.channels.contains_key(name) {
+            // It is not to be made by this.
+            self.store.reader(name)?;
+        }
+        let (channel, store) = self.channel(name)?;
+        let was_open = channel.is_open();
+        let rebuilt = channel.remake_tables(store);
+        let is_open = channel.is_open();
+        self.open_stores = self.open_stores + usize::from(is_open) - usize::from(was_open);
+        rebuilt
+    }
+
+    /// The channel, opened if it is not known, and the store that it is in.
+    fn channel(&mut self, name: &Arc<str>) -> Result<(&mut Channel, &dyn ChangeStore), StoreError> {
+        if !self.channels.contains_key(name) {
+            let opened = Channel::open(self.store.as_ref(), name)
+                .inspect_err(|e| self.metrics.storage_failed(name, Use::Write, e))?;
+            self.metrics.storage_works(name, Use::Write);
+            self.open_stores += 1;
+            self.channels.insert(name.clone(), opened);
+        }
+        let channel = self.channels.get_mut(name).expect("it is there, or was put there");
+        Ok((channel, self.store.as_ref()))
+    }
+
+    /// Commits the updates of one channel, in as few commits as the limits allow.
+    fn commit(&mut self, name: &Arc<str>, waiting: Waiting) {
+        let Waiting { pending, permits } = waiting;
+        // A sender is a follower, so the channel is there: it is swept only when it has none. If the last sender has
+        // left with updates under way it may be gone, and is opened again.
+        if let Err(e) = self.channel(name) {
+            tracing::error!(channel = %name, error = %e, "updates are lost with their connections");
+            return;
+        }
+        let Some(channel) = self.channels.get_mut(name) else { return };
+        let was_open = channel.is_open();
+        let mut start = 0;
+        while start < pending.len() {
+            let (mut end, mut changes, mut bytes) = (start, 0, 0);
+            while end < pending.len()
+                && (end == start
+                    || (changes + pending[end].update.len() <= self.max_commit_changes
+                        && bytes + pending[end].update.memory_bytes() <= self.max_commit_bytes))
+            {
+                changes += pending[end].update.len();
+                bytes += pending[end].update.memory_bytes();
+                end += 1;
+            }
+            channel.commit(self.store.as_ref(), &pending[start..end], &self.rules, &self.metrics);
+            start = end;
+        }
+        self.open_stores = self.open_stores + usize::from(channel.is_open()) - usize::from(was_open);
+        drop(permits);
+    }
+
+    /// Closes stores that were idle for long, and the longest unused ones above `max_open_channels`; forgets channels
+    /// that nobody follows.
+    fn sweep(&mut self) {
+        self.swept = Instant::now();
+        let mut open: Vec<&mut Channel> = self.channels.values_mut().filter(|c| c.is_open()).collect();
+        if open.len() > self.max_open {
+            open.sort_unstable_by(|a, b| a.used().cmp(&b.used()).then_with(|| a.name().cmp(b.name())));
+            // A quarter more than needed, so that the next open does not sort them all again.
+            let surplus = open.len() - (self.max_open - self.max_open / 4);
+            open.drain(..surplus).for_each(Channel::close);
+        }
+        open.into_iter().filter(|c| c.used().elapsed() >= self.channel_idle).for_each(Channel::close);
+        self.channels.retain(|_, c| c.is_open() || !c.followers().is_empty());
+        self.open_stores = self.channels.values().filter(|c| c.is_open()).count();
+    }
+
+    fn stats(&self, max: usize) -> ShardStats {
+        let mut stats = ShardStats { open_stores: self.open_stores, ..ShardStats::default() };
+        for channel in self.channels.values().filter(|c| !c.followers().is_empty()) {
+            stats.channels += 1;
+            let mut lag = 0;
+            for follower in channel.followers() {
+                let (bytes, lagging) = follower.backlog();
+                stats.outbox_bytes += bytes;
+                stats.lagging += usize::from(lagging);
+                lag = lag.max(channel.version().saturating_sub(follower.sent_version()));
+            }
+            stats.busiest.push(ChannelStats {
+                name: channel.name().into(),
+                connections: channel.followers().len(),
+                version: channel.version(),
+                lag,
+            });
+        }
+        ChannelStats::keep_busiest(&mut stats.busiest, max);
+        stats
+    }
+}
