@@ -15,6 +15,7 @@
 //! | [`page`] | what a client missed, a bounded piece at a time |
 //! | [`work`] | where work runs that may block |
 //! | [`backup`] | backup and restore |
+//! | [`schema_file`] | the application's schema, as a file, and the last one of a data directory |
 //! | [`config`], [`metrics`], [`unavailable`] | every setting; every count; channels whose store fails |
 //!
 //! Imports point down this list. Storage is a crate of its own, `causeway-storage`.
@@ -33,6 +34,7 @@ pub mod protocol;
 pub mod queue;
 pub mod relay;
 pub mod routes;
+pub mod schema_file;
 pub mod server;
 pub mod shard;
 pub mod unavailable;

@@ -3,8 +3,6 @@
 mod tools;
 
 use std::fmt::Display;
-use std::fs::{self, File};
-use std::io::Read;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
@@ -13,11 +11,13 @@ use std::time::Duration;
 
 use causeway::admin::commands::Commands;
 use causeway::admin::control::Control;
+use causeway::admin::fit::warn_of_all;
 use causeway::admin::http::{AdminListener, Token};
 use causeway::backup::check_restored;
 use causeway::config::{Config, ENV_CONFIG, SETTINGS, flag};
+use causeway::schema_file::{self, Follows};
 use causeway::server::{Server, resolve};
-use causeway_storage::{Schema, schema};
+use causeway_storage::{ChangeStore, Schema};
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -92,7 +92,7 @@ fn serve(config: Config) -> Result<(), String> {
         tracing_subscriber::EnvFilter::try_new(&config.log).map_err(|e| format!("{}: {e}", flag("log")))?;
     let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(terminal).with_writer(std::io::stderr).init();
-    let schema = load_schema(&config)?;
+    let schema = schema_file::load(&config)?;
     raise_file_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(config.io_thread_count())
@@ -104,46 +104,6 @@ fn serve(config: Config) -> Result<(), String> {
     // What has not ended within the drain is given up.
     runtime.shutdown_background();
     result
-}
-
-/// Reads the application's schema, if there is to be one.
-fn load_schema(config: &Config) -> Result<Option<Arc<Schema>>, String> {
-    let Some(path) = &config.schema else { return Ok(None) };
-    let mut text = String::new();
-    // One byte more than may be is enough to be told so.
-    let read = File::open(path)
-        .and_then(|file| file.take(schema::MAX_FILE_BYTES as u64 + 1).read_to_string(&mut text));
-    read.map_err(|e| format!("{} {}: {e}", flag("schema"), path.display()))?;
-    let schema = Schema::parse(&text, &path.to_string_lossy(), config.key_format);
-    schema.map(|schema| Some(Arc::new(schema))).map_err(|e| e.to_string())
-}
-
-/// The schema that the data directory was last served with, in the data directory.
-const LAST_SCHEMA: &str = "causeway.schema.sql";
-
-/// Notes the schema in the data directory, unless what is there was made with one that it does not follow.
-fn follow_schema(data: &Path, schema: &Schema) -> Result<(), String> {
-    let path = data.join(LAST_SCHEMA);
-    let failed = |e: std::io::Error| format!("{}: {e}", path.display());
-    let format = format!("-- key_format = {}", schema.key_format());
-    let text = format!("{format}\n{}", schema.to_sql());
-    match fs::read_to_string(&path) {
-        Ok(last) if last == text => return Ok(()),
-        Ok(last) if last.lines().next() != Some(&format) => {
-            let last = last.lines().next().unwrap_or_default().trim_start_matches("-- ").to_owned();
-            return Err(format!("{}: the data directory was served with {last}", flag("key_format")));
-        }
-        Ok(last) => {
-            let last = Schema::parse(&last, &path.to_string_lossy(), schema.key_format());
-            schema
-                .follows(&last.map_err(|e| e.to_string())?)
-                .map_err(|e| format!("{}: {e}", flag("schema")))?;
-        }
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
-        Err(e) => return Err(failed(e)),
-    }
-    let unfinished = path.with_extension("sql.unfinished");
-    fs::write(&unfinished, text).and_then(|()| fs::rename(&unfinished, &path)).map_err(failed)
 }
 
 /// Blocking threads beside those that read pages: large messages are decoded there.
@@ -164,18 +124,28 @@ async fn run(config: Config, schema: Option<Arc<Schema>>) -> Result<(), String> 
     let options = config.store_options(schema.clone());
     check_restored(&config.data)?;
     let store = blocking(move || (backend.open)(&options)).await?;
-    if let (Some(schema), true) = (&schema, backend.persistent) {
-        follow_schema(&config.data, schema)?;
-    }
-    let relay = server.open(store.clone(), schema).map_err(|e| format!("cannot start a thread: {e}"))?;
-    let commands = Commands::new(store.clone(), relay);
+    let unchecked = match &schema {
+        _ if !backend.persistent => false,
+        Some(schema) => schema_file::follow(&config.data, schema)? != Follows::Same,
+        None => {
+            schema_file::note_unchecked(&config.data)?;
+            false
+        }
+    };
+    let relay =
+        server.open(store.clone(), schema.clone()).map_err(|e| format!("cannot start a thread: {e}"))?;
+    let commands = Commands::new(store.clone(), backend, relay);
     let control = if backend.persistent {
         let started = Control::start(&config.data, commands.clone());
         Some(started.map_err(|e| format!("cannot listen for commands in {}: {e}", config.data.display()))?)
     } else {
         None
     };
-    println!("{}", banner(&config, address, admin.as_ref().map(|admin| admin.address)));
+    println!("{}", banner(&config, address, admin.as_ref().map(|admin| admin.address), schema.as_deref()));
+    if let (Some(schema), true) = (schema, unchecked) {
+        look_for_unfit_cells(store.clone(), schema, &config.data)
+            .map_err(|e| format!("cannot start a thread: {e}"))?;
+    }
     let admin = admin.map(|admin| admin.serve(commands));
 
     let in_time = running.await.map_err(|e| format!("the server has failed: {e}"))?;
@@ -199,6 +169,23 @@ async fn run(config: Config, schema: Option<Arc<Schema>>) -> Result<(), String> 
     Ok(())
 }
 
+/// Holds the cells that are there against a schema that they were not checked against, on a thread of its own: it may take long.
+/// If it does not come to its end, the next start begins anew.
+fn look_for_unfit_cells(
+    store: Arc<dyn ChangeStore>,
+    schema: Arc<Schema>,
+    data: &Path,
+) -> std::io::Result<()> {
+    let data = data.to_owned();
+    let look = move || {
+        warn_of_all(store.as_ref(), &schema);
+        if let Err(e) = schema_file::note_checked(&data, &schema) {
+            tracing::warn!("{e}");
+        }
+    };
+    std::thread::Builder::new().name("fit".into()).spawn(look).map(drop)
+}
+
 async fn admin_listener(config: &Config, listen: &str) -> Result<AdminListener, String> {
     let failed = |e| format!("cannot listen on {listen} (admin_listen): {e}");
     // Configurations without it are not taken.
@@ -214,15 +201,26 @@ async fn blocking<T: Send + 'static, E: Display + Send + 'static>(
     done.map_err(|e| e.to_string())
 }
 
-fn banner(config: &Config, address: SocketAddr, admin: Option<SocketAddr>) -> String {
+fn banner(
+    config: &Config,
+    address: SocketAddr,
+    admin: Option<SocketAddr>,
+    schema: Option<&Schema>,
+) -> String {
     let data = std::path::absolute(&config.data).unwrap_or_else(|_| config.data.clone());
     let admin =
         admin.map_or_else(String::new, |admin| format!("  operators   http://{admin}/admin/channels\n"));
+    let schema = match (&config.schema, schema) {
+        (Some(path), Some(schema)) => {
+            format!("  schema      {}: {}\n", path.display(), schema_file::describe(schema))
+        }
+        _ => String::new(),
+    };
     format!(
         "Causeway {version}\n  \
          listening   ws://{address}/?channel=NAME\n{admin}  \
          store       {store}, durability {durability}\n  \
-         data        {data}\n  \
+         data        {data}\n{schema}  \
          try it      npx wscat -c 'ws://{address}/?channel=test-channel'",
         version = env!("CARGO_PKG_VERSION"),
         store = config.store,

@@ -7,11 +7,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use causeway::admin::http::Token;
-use causeway::admin::{Connections, Line, ROWS_DEFAULT, ROWS_MAX, Request, control, execute};
+use causeway::admin::{
+    Alone, Connections, Line, OpenStore, Problem, ROWS_DEFAULT, ROWS_MAX, Request, control, execute,
+};
 use causeway::backup::{RestoreOptions, check_restored, restore};
 use causeway::config::Config;
+use causeway::schema_file::{self, Follows};
 use causeway::server::resolve;
-use causeway_storage::ChangeStore;
+use causeway_storage::{Backend, ChangeStore, Schema};
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
 use report::Report;
@@ -82,24 +85,30 @@ pub(crate) fn commands(settings: impl Fn(Command) -> Command) -> Vec<Command> {
         .arg(channel())
         .arg(Arg::new("yes").long("yes").action(ArgAction::SetTrue).help("Do not ask for the name again"))
         .arg(json());
+    let rebuild = Command::new("rebuild")
+        .about("Make the application's tables of a channel anew from its cells; clients stay connected")
+        .arg(channel())
+        .arg(json());
     let check_config = Command::new("check-config")
-        .about("Check the configuration, and the files that it names, without starting anything; exit 1 if it is wrong");
-    [backup, restore, verify, list, inspect, rows, delete, check_config].map(settings).into()
+        .about("Check the configuration, and the files that it names, without starting anything; exit 1 if it is wrong")
+        .arg(json());
+    [backup, restore, verify, list, inspect, rows, delete, rebuild, check_config].map(settings).into()
 }
 
 /// Runs the command of that name; `false` if something was not as it has to be.
 pub(crate) fn run(name: &str, arguments: &ArgMatches, config: &Config) -> Result<bool, String> {
+    let mut report = Report::new(arguments.get_flag("json"));
     if name == "check-config" {
-        return check_config(config).map(|()| true);
+        check_config(config, &mut |line| report.tell(line));
+        return report.end();
     }
-    if !causeway_storage::backend(&config.store).map_err(|e| e.to_string())?.persistent {
+    if !backend(config)?.persistent {
         return Err(format!("the {} store keeps nothing on a disk that {name} could use", config.store));
     }
     let text = |name| arguments.get_one::<String>(name).cloned();
     let channels = || arguments.get_many("channel").unwrap_or_default().cloned().collect::<Vec<String>>();
     let channel = || text("channel").expect("clap requires it");
     let path = |name| arguments.get_one::<PathBuf>(name).expect("clap requires it").clone();
-    let mut report = Report::new(arguments.get_flag("json"));
     let request = match name {
         "backup" => {
             let to = std::path::absolute(path("to")).map_err(|e| format!("--to: {e}"))?;
@@ -120,13 +129,15 @@ pub(crate) fn run(name: &str, arguments: &ArgMatches, config: &Config) -> Result
             }
             Request::Delete { channel: channel() }
         }
+        "rebuild" => Request::Rebuild { channel: channel() },
         _ => {
             let options = RestoreOptions {
                 channels: channels(),
                 replace: arguments.get_flag("replace"),
                 keep_site_ids: arguments.get_flag("keep-site-ids"),
             };
-            let store = open(config)?;
+            let store = open(config, None)?;
+            schema_file::note_unchecked(&config.data)?;
             let from = path("from");
             restore(&from, &config.data, store.as_ref(), &options, &mut |outcome| {
                 report.tell(outcome.into())
@@ -155,25 +166,56 @@ fn confirm(channel: &str) -> Result<(), String> {
     Err("that is not its name; nothing was removed".into())
 }
 
-/// Checks what no setting can tell of itself: what was set is well-formed when it gets here.
-fn check_config(config: &Config) -> Result<(), String> {
-    let address = |name: &str, listen: &str| match resolve(listen) {
-        Ok(_) => Ok(()),
+/// Checks what no setting can tell of itself: what was set is well-formed when it gets here. Tells all that is well, and all that
+/// is not; writes nothing.
+fn check_config(config: &Config, tell: &mut dyn FnMut(Line)) {
+    let mut check = |setting: &str, checked: Result<String, String>| {
+        tell(match checked {
+            Ok(found) => Line::Checked { setting: setting.to_owned(), found },
+            Err(problem) => Line::Problem(Problem::failed(problem)),
+        });
+    };
+    let address = |name: &str, listen: &String| match resolve(listen) {
+        Ok(_) => Ok(listen.clone()),
         Err(e) => Err(format!("{name} {listen:?} is not an address: {e}")),
     };
-    address("listen", &config.listen)?;
+    check("listen", address("listen", &config.listen));
     if let Some(listen) = &config.admin_listen {
-        address("admin_listen", listen)?;
+        check("admin_listen", address("admin_listen", listen));
     }
     if let Some(path) = &config.admin_token_file {
-        Token::read(path)?;
+        check("admin_token_file", Token::read(path).map(|_| path.display().to_string()));
     }
-    tracing_subscriber::EnvFilter::try_new(&config.log).map_err(|e| format!("log: {e}"))?;
-    if config.data.exists() && !config.data.is_dir() {
-        return Err(format!("data {}: it is not a directory", config.data.display()));
+    let filter = tracing_subscriber::EnvFilter::try_new(&config.log);
+    check("log", filter.map(|_| config.log.clone()).map_err(|e| format!("log: {e}")));
+    check("data", check_data(config));
+    if let Some(path) = &config.schema {
+        let schema = schema_file::load(config).and_then(|schema| check_schema(config, schema.as_deref()));
+        check("schema", schema.map(|found| format!("{}: {found}", path.display())));
     }
-    let _ = writeln!(std::io::stdout(), "ok");
-    Ok(())
+    tell(Line::End);
+}
+
+fn check_data(config: &Config) -> Result<String, String> {
+    let data = config.data.display();
+    match config.data.metadata() {
+        Ok(found) if !found.is_dir() => Err(format!("data {data}: it is not a directory")),
+        Ok(_) => Ok(format!("{data}, for the {} store", config.store)),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(format!("{data}, not there yet")),
+        Err(e) => Err(format!("data {data}: {e}")),
+    }
+}
+
+fn check_schema(config: &Config, schema: Option<&Schema>) -> Result<String, String> {
+    let Some(schema) = schema else { return Ok(String::new()) };
+    let last = match schema_file::follows(&config.data, schema)? {
+        Follows::First => "the first for this data directory",
+        Follows::Same => "the data directory's last",
+        Follows::Unchecked => {
+            "follows the data directory's last; the next start looks for cells that do not fit"
+        }
+    };
+    Ok(format!("{}; {last}", schema_file::describe(schema)))
 }
 
 fn ask(config: &Config, request: &Request, report: &mut Report) -> Result<(), String> {
@@ -185,15 +227,32 @@ fn ask(config: &Config, request: &Request, report: &mut Report) -> Result<(), St
         return Err(format!("data directory {}: there is none", config.data.display()));
     }
     check_restored(&config.data)?;
-    let store = open(config)?;
-    execute(store.as_ref(), &Connections::default(), request, &mut |line| {
+    let schema = match request {
+        Request::Inspect { .. } | Request::Rebuild { .. } => schema_file::load(config)?,
+        _ => None,
+    };
+    let store = open(config, schema.clone())?;
+    if let (Some(schema), Request::Rebuild { .. }) = (&schema, request) {
+        schema_file::follow(&config.data, schema)?;
+    }
+    let open = OpenStore {
+        store: store.as_ref(),
+        backend: backend(config)?,
+        schema: schema.as_deref(),
+        connections: &Connections::default(),
+        writer: &Alone(store.clone()),
+    };
+    execute(&open, request, &mut |line| {
         report.tell(line);
         true
     });
     store.close().map_err(|e| e.to_string())
 }
 
-fn open(config: &Config) -> Result<Arc<dyn ChangeStore>, String> {
-    let backend = causeway_storage::backend(&config.store).map_err(|e| e.to_string())?;
-    (backend.open)(&config.store_options(None)).map_err(|e| e.to_string())
+fn open(config: &Config, schema: Option<Arc<Schema>>) -> Result<Arc<dyn ChangeStore>, String> {
+    (backend(config)?.open)(&config.store_options(schema)).map_err(|e| e.to_string())
+}
+
+fn backend(config: &Config) -> Result<&'static Backend, String> {
+    causeway_storage::backend(&config.store).map_err(|e| e.to_string())
 }

@@ -1,16 +1,17 @@
 //! Commands in a server. Each has a thread of its own, so that pages and commits never wait for one, and there are only so many
-//! at once. What the shards own, they do.
+//! at once.
 
 use std::io;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use causeway_storage::ChangeStore;
+use causeway_storage::{Backend, ChangeStore, RemadeTable, StoreError};
+use tokio::runtime::Handle;
 use tokio::sync::mpsc::error::TrySendError;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc};
 
-use super::{Connections, Line, Problem, ProblemCode, Request, deleted, execute};
+use super::{Connections, Line, OpenStore, Problem, ProblemCode, Request, Writer, execute};
 use crate::relay::Relay;
 
 /// Commands at once, wherever they come from.
@@ -29,14 +30,15 @@ const LINE_PAUSE: Duration = Duration::from_millis(1);
 #[derive(Clone)]
 pub struct Commands {
     store: Arc<dyn ChangeStore>,
+    backend: &'static Backend,
     relay: Arc<Relay>,
     permits: Arc<Semaphore>,
 }
 
 impl Commands {
     /// Commands on a store and on the relay that serves it.
-    pub fn new(store: Arc<dyn ChangeStore>, relay: Arc<Relay>) -> Self {
-        Commands { store, relay, permits: Arc::new(Semaphore::new(COMMANDS_MAX)) }
+    pub fn new(store: Arc<dyn ChangeStore>, backend: &'static Backend, relay: Arc<Relay>) -> Self {
+        Commands { store, backend, relay, permits: Arc::new(Semaphore::new(COMMANDS_MAX)) }
     }
 
     /// Starts a command and gives its lines. If they end without [`Line::End`], it was not done to its end. A single
@@ -51,22 +53,29 @@ impl Commands {
             return Ok(told);
         };
         tracing::info!(?request, "a command");
-        match request {
-            Request::Delete { channel } => {
-                drop(tokio::spawn(delete(self.relay.clone(), channel, lines, permit)))
-            }
-            request => {
-                let connections = match request {
-                    Request::Channels | Request::Inspect { .. } => self.connections().await,
-                    _ => Connections::default(),
-                };
-                let store = self.store.clone();
-                thread::Builder::new().name("command".into()).spawn(move || {
-                    let _permit = permit;
-                    execute(store.as_ref(), &connections, &request, &mut |line| send(&lines, line));
-                })?;
-            }
-        }
+        let connections = match request {
+            Request::Channels | Request::Inspect { .. } => self.connections().await,
+            _ => Connections::default(),
+        };
+        let (store, relay, backend) = (self.store.clone(), self.relay.clone(), self.backend);
+        let writer = ByShards { relay: relay.clone(), runtime: Handle::current() };
+        thread::Builder::new().name("command".into()).spawn(move || {
+            let open = OpenStore {
+                store: store.as_ref(),
+                backend,
+                schema: relay.schema.as_deref(),
+                connections: &connections,
+                writer: &writer,
+            };
+            let mut permit = Some(permit);
+            execute(&open, &request, &mut |line| {
+                if line == Line::End {
+                    // Whoever has read the end may ask again at once.
+                    permit = None;
+                }
+                send(&lines, line)
+            });
+        })?;
         Ok(told)
     }
 
@@ -79,18 +88,25 @@ impl Commands {
     }
 }
 
-/// It is done to its end, whether anybody waits for it or not.
-async fn delete(
+/// What the shards own, they do, to its end, whether anybody waits for it or not.
+struct ByShards {
     relay: Arc<Relay>,
-    channel: String,
-    lines: mpsc::Sender<Line>,
-    _permit: OwnedSemaphorePermit,
-) {
-    let line = deleted(&channel, relay.remove(&channel).await);
-    tracing::info!(?line, "a command has ended");
-    // There is room for both.
-    let _ = lines.try_send(line);
-    let _ = lines.try_send(Line::End);
+    runtime: Handle,
+}
+
+impl Writer for ByShards {
+    fn remove(&self, channel: &str) -> Result<bool, StoreError> {
+        let removed = self.runtime.block_on(self.relay.remove(channel));
+        tracing::info!(channel, ?removed, "a channel was to be removed");
+        removed
+    }
+
+    fn rebuild(&self, channel: &str) -> Result<Option<Vec<RemadeTable>>, StoreError> {
+        let rebuilt = self.runtime.block_on(self.relay.rebuild(channel));
+        let tables = rebuilt.as_ref().map(|tables| tables.as_ref().map(Vec::len));
+        tracing::info!(channel, ?tables, "a channel's tables were to be made anew");
+        rebuilt
+    }
 }
 
 /// Waits until there is room for the line. Gives `false` if nobody takes it.

@@ -229,6 +229,10 @@ fn command(method: &Method, path: &str, query: Option<&str>) -> Result<Request, 
             }
             get(Request::Rows { channel: (*name).to_owned(), table: (*table).to_owned(), limit, after })
         }
+        ["admin", "channels", name, "rebuild"] => match *method {
+            Method::POST => Ok(Request::Rebuild { channel: (*name).to_owned() }),
+            _ => Err(Refused::Method("POST")),
+        },
         ["admin", "verify"] => {
             let channels = queried.into_iter().filter(|(key, _)| *key == "channel").map(|(_, name)| name);
             get(Request::Verify { channels: channels.collect() })
@@ -240,15 +244,24 @@ fn command(method: &Method, path: &str, query: Option<&str>) -> Result<Request, 
 /// Answers with the command's lines as they come; the first one may be an error of the whole.
 async fn lines(command: &Request, mut told: mpsc::Receiver<Line>) -> Answer {
     let first = told.recv().await;
-    let of_one = matches!(command, Request::Inspect { .. } | Request::Rows { .. } | Request::Delete { .. });
+    let of_one = match command {
+        Request::Inspect { .. } | Request::Rows { .. } | Request::Delete { .. } | Request::Rebuild { .. } => {
+            true
+        }
+        Request::Backup { .. } | Request::Verify { .. } | Request::Channels => false,
+    };
     if let Some(Line::Problem(Problem { code, problem: message, .. })) = &first {
-        match code {
-            ProblemCode::NotFound if of_one => return problem(StatusCode::NOT_FOUND, "not_found", message),
-            ProblemCode::Failed if of_one => {
-                return problem(StatusCode::INTERNAL_SERVER_ERROR, "storage", message);
-            }
-            ProblemCode::Busy => return problem(StatusCode::SERVICE_UNAVAILABLE, "busy", message),
-            ProblemCode::NotFound | ProblemCode::Failed => {}
+        let refused = match code {
+            ProblemCode::NotFound if of_one => Some((StatusCode::NOT_FOUND, "not_found")),
+            ProblemCode::Failed if of_one => Some((StatusCode::INTERNAL_SERVER_ERROR, "storage")),
+            ProblemCode::NoSchema => Some((StatusCode::CONFLICT, "no_schema")),
+            ProblemCode::Busy => Some((StatusCode::SERVICE_UNAVAILABLE, "busy")),
+            ProblemCode::NotFound | ProblemCode::Failed => None,
+        };
+        if let Some((status, code)) = refused {
+            // Whoever is answered may ask again at once: so not before the command has come to its end.
+            while told.recv().await.is_some() {}
+            return problem(status, code, message);
         }
     }
     let mut answer = Response::new(Lines { first, told }.boxed_unsync());
@@ -305,6 +318,11 @@ mod tests {
             command(&Method::DELETE, "/admin/channels/..", None),
             Ok(Request::Delete { channel: "..".into() })
         );
+        assert_eq!(
+            command(&Method::POST, "/admin/channels/rebuild/rebuild", None),
+            Ok(Request::Rebuild { channel: "rebuild".into() })
+        );
+        assert_eq!(get("/admin/channels/a/rebuild", None), Err(Refused::Method("POST")));
         let rows = |limit, after: Option<&str>| Request::Rows {
             channel: "c".into(),
             table: "t/u".into(),

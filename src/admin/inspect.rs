@@ -3,20 +3,15 @@
 use std::cmp::Reverse;
 
 use causeway_storage::store::{RECEIVED, SENT};
-use causeway_storage::{ChangeStore, StoreError, TableCounts};
+use causeway_storage::{StoreError, TableCounts};
 
-use super::{Connections, Event, Line, Tell};
+use super::{Event, Line, OpenStore, Tell, fit};
 
 /// Tables that are told of one by one. The sums are over all.
 const TABLES_MAX: usize = 1_000;
 
-pub(super) fn tell(
-    store: &dyn ChangeStore,
-    connections: &Connections,
-    channel: &str,
-    tell: Tell<'_>,
-) -> Result<(), StoreError> {
-    let mut reader = store.reader(channel)?;
+pub(super) fn tell(open: &OpenStore<'_>, channel: &str, tell: Tell<'_>) -> Result<(), StoreError> {
+    let mut reader = open.store.reader(channel)?;
     let head = reader.head()?;
     let mut tables = Vec::new();
     let mut count = 0;
@@ -33,6 +28,8 @@ pub(super) fn tell(
     tables.sort_unstable_by(|a, b| a.table.cmp(&b.table));
     let mut peers = reader.peers()?;
     peers.sort_by_key(|peer| Reverse(peer.seen_s));
+    let unfit = open.schema.map(|schema| fit::unfit(reader.as_mut(), schema)).transpose()?;
+    let (unfit_cells, unfit) = unfit.map_or_else(Default::default, |(cells, unfit)| (Some(cells), unfit));
     let inspected = Line::Inspected {
         channel: channel.to_owned(),
         version: head.version,
@@ -42,7 +39,8 @@ pub(super) fn tell(
         rows: sum.rows,
         deleted: sum.deleted,
         cells: sum.cells,
-        connections: connections.of(channel),
+        unfit: unfit_cells,
+        connections: open.connections.of(channel),
         bytes: reader.size_bytes()?,
     };
     let tables = tables.into_iter().map(|counts| {
@@ -63,6 +61,11 @@ pub(super) fn tell(
         seen_s: peer.seen_s,
     });
     // `all` stops where nobody listens any more.
-    let _ = [inspected].into_iter().chain(tables).chain(peers).all(tell);
+    let _ = [inspected]
+        .into_iter()
+        .chain(tables)
+        .chain(unfit.into_iter().map(Line::Unfit))
+        .chain(peers)
+        .all(tell);
     Ok(())
 }

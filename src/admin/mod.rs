@@ -3,21 +3,25 @@
 //! | file | what it holds |
 //! | --- | --- |
 //! | this one | what can be asked, what is answered, and [`execute`], which does it where the store is open |
-//! | `channels`, `inspect`, `rows` | a command each |
+//! | `channels`, `inspect`, `rows`, `rebuild` | a command each |
+//! | [`fit`] | the cells of a channel that do not fit the schema |
 //! | [`commands`] | commands in a server: threads of their own, a few at once, what only the relay knows |
 //! | [`control`], [`http`] | how they reach a server: a socket in the data directory, a listener of their own |
 
 mod channels;
 pub mod commands;
 pub mod control;
+pub mod fit;
 pub mod http;
 mod inspect;
+mod rebuild;
 mod rows;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use causeway_storage::{ChangeStore, StoreError, Verified, verify};
+use causeway_storage::{Backend, ChangeStore, RemadeTable, Schema, StoreError, Verified, verify};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -59,6 +63,11 @@ pub enum Request {
     },
     /// The removal of a channel.
     Delete {
+        /// Its name.
+        channel: String,
+    },
+    /// The application's tables of a channel, made anew from its cells.
+    Rebuild {
         /// Its name.
         channel: String,
     },
@@ -112,6 +121,8 @@ pub enum Line {
         deleted: u64,
         /// How many cells it has, sentinels included.
         cells: u64,
+        /// How many of them do not fit the schema; `None` if there is no schema.
+        unfit: Option<u64>,
         /// See [`Line::Channel`].
         connections: Option<u64>,
         /// See [`Line::Channel`].
@@ -128,6 +139,8 @@ pub enum Line {
         /// How many cells it has, sentinels included.
         cells: u64,
     },
+    /// Cells of it that do not fit the schema.
+    Unfit(Unfit),
     /// A peer of it, the last seen first.
     Peer {
         /// The peer.
@@ -169,10 +182,57 @@ pub enum Line {
         /// Its name.
         channel: String,
     },
+    /// A table that was made anew; [`Line::Rebuilt`] follows the last one.
+    RebuiltTable {
+        /// Its name.
+        table: String,
+        /// The rows that it has.
+        rows: u64,
+        /// Cells of a table of this name that do not fit the schema, and are not in it.
+        unfit: u64,
+    },
+    /// A channel whose tables were made anew.
+    Rebuilt {
+        /// Its name.
+        channel: String,
+        /// How many tables.
+        tables: u64,
+        /// How many rows they have.
+        rows: u64,
+    },
+    /// A channel whose store keeps no tables: rows are put together from cells whenever they are read, and cannot be wrong.
+    NoTables {
+        /// Its name.
+        channel: String,
+        /// The store.
+        store: String,
+    },
+    /// Something of the configuration that is as it has to be.
+    Checked {
+        /// The setting.
+        setting: String,
+        /// What it is.
+        found: String,
+    },
     /// Something that failed.
     Problem(Problem),
     /// All was done that could be.
     End,
+}
+
+/// Cells of a table that do not fit the schema, all for one reason.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+pub struct Unfit {
+    /// The table that they name.
+    pub table: String,
+    /// Why, as a change would be told.
+    pub reason: String,
+    /// How many.
+    pub cells: u64,
+    /// The key of one of them.
+    pub pk: String,
+    /// Its column.
+    pub cid: String,
 }
 
 /// What a peer and the channel have exchanged.
@@ -206,6 +266,8 @@ pub enum ProblemCode {
     NotFound,
     /// Too many commands are under way.
     Busy,
+    /// There is no schema, and the command needs one.
+    NoSchema,
     /// Anything else.
     Failed,
 }
@@ -243,9 +305,48 @@ impl Connections {
     }
 }
 
-/// Does what is asked, and tells line by line; [`Line::End`] is the last, if nobody stops it. May take long, and blocks. A
-/// channel that is to be deleted must not be in use.
-pub fn execute(store: &dyn ChangeStore, connections: &Connections, request: &Request, tell: Tell<'_>) {
+/// A store that is open, and what is known around it.
+#[derive(Clone, Copy)]
+pub struct OpenStore<'a> {
+    /// The store.
+    pub store: &'a dyn ChangeStore,
+    /// What it is.
+    pub backend: &'a Backend,
+    /// What changes are checked against, if anything.
+    pub schema: Option<&'a Schema>,
+    /// Who is connected.
+    pub connections: &'a Connections,
+    /// Who may write.
+    pub writer: &'a dyn Writer,
+}
+
+/// What only a channel's one writer may do. Blocks.
+pub trait Writer {
+    /// See [`ChangeStore::remove`].
+    fn remove(&self, channel: &str) -> Result<bool, StoreError>;
+
+    /// Makes the tables of a channel that exists anew; `None` if the store keeps none.
+    fn rebuild(&self, channel: &str) -> Result<Option<Vec<RemadeTable>>, StoreError>;
+}
+
+/// The writer of a store that nobody else has open.
+pub struct Alone(pub Arc<dyn ChangeStore>);
+
+impl Writer for Alone {
+    fn remove(&self, channel: &str) -> Result<bool, StoreError> {
+        self.0.remove(channel)
+    }
+
+    fn rebuild(&self, channel: &str) -> Result<Option<Vec<RemadeTable>>, StoreError> {
+        // It is not to be made by this.
+        self.0.reader(channel)?;
+        self.0.open(channel)?.remake_tables()
+    }
+}
+
+/// Does what is asked, and tells line by line; [`Line::End`] is the last, if nobody stops it. May take long, and blocks.
+pub fn execute(open: &OpenStore<'_>, request: &Request, tell: Tell<'_>) {
+    let OpenStore { store, connections, .. } = *open;
     let done = match request {
         Request::Backup { to } => back_up(store, to, tell),
         Request::Verify { channels } => {
@@ -253,15 +354,16 @@ pub fn execute(store: &dyn ChangeStore, connections: &Connections, request: &Req
         }
         Request::Channels => channels::tell(store, connections, tell).map_err(|e| Problem::store(None, &e)),
         Request::Inspect { channel } => {
-            inspect::tell(store, connections, channel, tell).map_err(|e| Problem::store(Some(channel), &e))
+            inspect::tell(open, channel, tell).map_err(|e| Problem::store(Some(channel), &e))
         }
         Request::Rows { channel, table, limit, after } => {
             rows::tell(store, channel, table, *limit, after.as_deref(), tell)
         }
         Request::Delete { channel } => {
-            tell(deleted(channel, store.remove(channel)));
+            tell(deleted(channel, open.writer.remove(channel)));
             Ok(())
         }
+        Request::Rebuild { channel } => rebuild::tell(open, channel, tell),
     };
     if done.map_or_else(|problem| tell(Line::Problem(problem)), |()| true) {
         tell(Line::End);

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::io::Write as _;
 
-use causeway::admin::{Event, Line, Problem};
+use causeway::admin::{Event, Line, Problem, Unfit};
 use causeway_storage::store::unix_time_s;
 use serde_json::Value;
 
@@ -35,7 +35,7 @@ impl Report {
             false => self.text(&line),
         };
         match line {
-            Line::Ok { .. } => {
+            Line::Ok { .. } | Line::Checked { .. } => {
                 self.counts = true;
                 self.good += 1;
             }
@@ -98,6 +98,7 @@ impl Report {
                 rows,
                 deleted,
                 cells,
+                unfit,
                 connections,
                 bytes,
             } => {
@@ -109,7 +110,14 @@ impl Report {
                     ("site id", plain(site_id)),
                     ("tables", number(*tables)),
                     ("rows", format!("{rows} live, {deleted} deleted")),
-                    ("cells", number(*cells)),
+                    (
+                        "cells",
+                        match unfit {
+                            None => number(*cells),
+                            Some(0) => format!("{cells}, all fit the schema"),
+                            Some(unfit) => format!("{cells}, of which {unfit} do not fit the schema"),
+                        },
+                    ),
                     ("connections", known(*connections)),
                     ("size", format!("{bytes} bytes")),
                 ] {
@@ -126,6 +134,12 @@ impl Report {
                 let head = head("table", format!("\n{}", row("TABLE", ["LIVE ROWS", "DELETED", "CELLS"])));
                 let numbers = [rows, deleted, cells].map(|n| number(*n));
                 head + &row(&plain(table), numbers.each_ref().map(String::as_str))
+            }
+            Line::Unfit(Unfit { table, reason, cells, .. }) => {
+                let row =
+                    |table: &str, cells: &str, reason: &str| format!("{table:<24} {cells:>10}  {reason}");
+                let head = head("unfit", format!("\n{}", row("DOES NOT FIT", "CELLS", "WHY")));
+                head + &row(&plain(table), &number(*cells), &plain(reason))
             }
             Line::Peer { site_id, event, tag: _, version, lag, seen_s } => {
                 let row = |site_id: &str, [event, version, lag, seen]: [&str; 4]| {
@@ -155,6 +169,22 @@ impl Report {
                 format!("there are more; go on with --after {:?}, or a higher --limit", plain(after))
             }
             Line::Removed { channel } => format!("removed  {}", plain(channel)),
+            Line::RebuiltTable { table, rows, unfit } => {
+                let row =
+                    |table: &str, rows: &str, unfit: &str| format!("{table:<24} {rows:>10} {unfit:>15}");
+                let head = head("rebuilt", row("TABLE", "ROWS", "CELLS LEFT OUT"));
+                head + &row(&plain(table), &number(*rows), &number(*unfit))
+            }
+            Line::Rebuilt { channel, tables, rows } => {
+                let tables = if *tables == 1 { "1 table".into() } else { format!("{tables} tables") };
+                format!("rebuilt  {}: {tables}, {rows} rows", plain(channel))
+            }
+            Line::NoTables { channel, store } => format!(
+                "nothing to rebuild in {}: the {store} store keeps no tables; rows are put together from cells \
+                 whenever they are read",
+                plain(channel)
+            ),
+            Line::Checked { setting, found } => format!("ok       {setting:<24} {}", plain(found)),
             Line::End => String::new(),
         }
     }

@@ -8,7 +8,8 @@ use std::time::Duration;
 use crate::change::Position;
 use crate::error::{Result, StoreError};
 use crate::store::{
-    Cell, CellVisitor, ChangeStore, ChannelReader, ChannelStore, Head, Listing, RemadeTable, TableCounts, TrackedPeer,
+    Cell, CellVisitor, ChangeStore, ChannelReader, ChannelStore, Head, Listing, RemadeTable, TableCounts,
+    TrackedPeer,
 };
 
 /// Where a fault strikes.
