@@ -5,7 +5,7 @@
 #[macro_use]
 mod common;
 
-use common::{Client, SITE, Server, changes, keys, run, update};
+use common::{Client, SITE, Server, change, changes, keys, run, update};
 use serde_json::{Value, json};
 use std::path::Path;
 use tempfile::TempDir;
@@ -31,10 +31,6 @@ fn with_schema(store: &str, tables: &str, more: &[(&str, &str)]) -> (Server, Tem
     std::fs::write(&file, tables).unwrap();
     let server = Server::with(store, &[&[("schema", file.to_str().unwrap())], more].concat());
     (server, temp)
-}
-
-fn change(table: &str, pk: &str, cid: &str, val: impl Into<Value>) -> Value {
-    json!([table, pk, cid, val.into(), 1, 1, SITE, 1, 0])
 }
 
 fn delete(table: &str, pk: &str) -> Value {

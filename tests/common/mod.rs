@@ -9,6 +9,7 @@ mod client;
 mod frame;
 pub mod guarantees;
 mod http;
+mod place;
 mod replica;
 mod server;
 
@@ -20,6 +21,7 @@ pub use frame::{
     BINARY, CLOSE, CONTINUATION, Frame, Length, PING, PONG, TEXT, close_frame, fragment, frame, wire,
 };
 pub use http::{HANDSHAKE_HEADERS, Response, encode, exchange, upgrade_request};
+pub use place::{Place, lines};
 pub use replica::{Numbers, Replica, Row};
 pub use server::{Finished, Server, run};
 
@@ -44,6 +46,11 @@ macro_rules! on_durable_stores {
         mod durable_sqlite { $(#[test] fn $test() { super::$test("sqlite") })+ }
         mod durable_sled { $(#[test] fn $test() { super::$test("sled") })+ }
     };
+}
+
+/// A change to one cell of any table.
+pub fn change(table: &str, pk: &str, cid: &str, val: impl Into<Value>) -> Value {
+    json!([table, pk, cid, val.into(), 1, 1, SITE, 1, 0])
 }
 
 /// A change to one cell of a row in its first life.
