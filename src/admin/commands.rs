@@ -125,3 +125,27 @@ fn send(lines: &mpsc::Sender<Line>, mut line: Line) -> bool {
         thread::sleep(LINE_PAUSE);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use causeway_storage::{StoreOptions, memory};
+
+    use super::*;
+    use crate::config::Config;
+    use crate::metrics::Metrics;
+    use crate::work::Work;
+
+    #[tokio::test]
+    async fn whoever_has_read_the_end_of_one_may_start_the_next() {
+        let backend = &memory::BACKEND;
+        let store = (backend.open)(&StoreOptions::new("")).unwrap();
+        let metrics = Arc::new(Metrics::default());
+        let relay = Relay::start(Config::default(), None, store.clone(), metrics, Work::Threads).unwrap();
+        let commands = Commands::new(store, backend, Arc::new(relay));
+        for n in 0..1_000 {
+            let mut told = commands.start(Request::Verify { channels: Vec::new() }).await.unwrap();
+            assert_eq!(told.recv().await, Some(Line::End));
+            assert_eq!(commands.permits.available_permits(), COMMANDS_MAX, "after {n}");
+        }
+    }
+}

@@ -352,6 +352,22 @@ mod tests {
         }
     }
 
+    /// Else whoever asks one after the other could be told that too many ask at once.
+    #[tokio::test]
+    async fn a_problem_is_answered_when_its_command_has_ended() {
+        let (tell, told) = mpsc::channel(2);
+        let missing = Problem { channel: None, code: ProblemCode::NotFound, problem: "nothing".into() };
+        tell.try_send(Line::Problem(missing)).unwrap();
+        let request = Request::Inspect { channel: "c".into() };
+        let answer = tokio::spawn(async move { lines(&request, told).await.status() });
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        assert!(!answer.is_finished());
+        drop(tell);
+        assert_eq!(answer.await.unwrap(), StatusCode::NOT_FOUND);
+    }
+
     #[test]
     fn only_the_token_is_the_token() {
         let file = tempfile::NamedTempFile::new().unwrap();

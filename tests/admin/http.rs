@@ -140,23 +140,3 @@ fn there_are_only_so_many_commands_at_once() {
     drop(stalled);
     while operators.ask("GET", "/admin/channels").status == 503 {}
 }
-
-/// Whoever asks one after the other is never told that too many ask at once.
-#[test]
-fn one_command_after_the_other_is_one_at_once() {
-    let place = Place::new("sqlite");
-    let operators = Operators::start(&place);
-    operators.server.connect("list").update(1, &[cell("k", "c", 1, 1)]);
-    for n in 0..100 {
-        for (method, target, status) in [
-            ("GET", "/admin/channels/nobody", 404),
-            ("GET", "/admin/channels/nobody/rows/todos", 404),
-            ("DELETE", "/admin/channels/nobody", 404),
-            ("POST", "/admin/channels/list/rebuild", 409),
-            ("GET", "/admin/channels/list", 200),
-            ("GET", "/admin/channels", 200),
-        ] {
-            assert_eq!(operators.ask(method, target).status, status, "{method} {target}, time {n}");
-        }
-    }
-}
