@@ -3,6 +3,7 @@
 use std::fs;
 
 use crate::common::{Place, lines, run};
+use crate::unfit::until_checked;
 
 #[test]
 fn a_configuration_is_checked_without_anything_being_started() {
@@ -82,9 +83,11 @@ fn a_schema_is_held_against_the_data_directorys_last() {
     };
     assert!(check(&[]).ends_with("schema.sql: 1 table, packed keys; the first for this data directory"));
     assert!(!place.data().exists());
-    let mut server = Some(place.serve_with(&[("schema", place.path("schema.sql").to_str().unwrap())]));
+    let server = place.serve_with(&[("schema", place.path("schema.sql").to_str().unwrap())]);
+    assert!(server.banner("  schema      ").ends_with("schema.sql: 1 table, packed keys"));
     let note = place.data().join("causeway.schema.sql");
-    while fs::read_to_string(&note).unwrap().contains("that do not fit") {}
+    until_checked(&place);
+    let mut server = Some(server);
     for _ in 0..2 {
         let noted = fs::read_to_string(&note).unwrap();
         assert!(check(&[]).ends_with("1 table, packed keys; the data directory's last"));

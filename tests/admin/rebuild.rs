@@ -183,9 +183,9 @@ fn clients_write_while_tables_are_made_anew() {
     assert_eq!(place.json(&["verify"]).len(), 3);
 }
 
-/// A server that is killed while it makes tables anew leaves those that were there.
+/// A server that is killed while it makes tables anew, or has no room for them, leaves those that were there.
 #[test]
-fn a_kill_in_the_middle_leaves_the_old_tables() {
+fn what_does_not_come_to_its_end_leaves_the_old_tables() {
     let place = Place::new("sqlite");
     let schema = place.write("schema.sql", SCHEMA);
     let settings = [("schema", schema.as_str()), ("cache-bytes", "65536"), ("durability", "off")];
@@ -205,6 +205,11 @@ fn a_kill_in_the_middle_leaves_the_old_tables() {
     connect(&file).execute_batch("UPDATE todos SET text = 'short'").unwrap();
     let damaged = dump(&file);
     let server = place.serve_with(&settings);
+    // Nor does one that ends in a full disk.
+    server.limit_files(Some(1 << 20));
+    assert_eq!(place.run(&["rebuild", "list"]).code, Some(1));
+    server.limit_files(None);
+    assert_eq!(dump(&file), damaged);
     let log = file.with_extension("db-wal");
     thread::scope(|scope| {
         let rebuild = scope.spawn(|| place.run(&["rebuild", "list"]));

@@ -13,7 +13,7 @@ const SCHEMA: &str =
     "CREATE TABLE todos (id TEXT PRIMARY KEY NOT NULL, text, done INTEGER NOT NULL DEFAULT 0);";
 
 /// Waits until every cell that is there was held against the schema.
-fn until_checked(place: &Place) {
+pub(crate) fn until_checked(place: &Place) {
     let note = place.data().join("causeway.schema.sql");
     let deadline = std::time::Instant::now() + PATIENCE;
     while std::fs::read_to_string(&note).unwrap().contains("that do not fit") {

@@ -75,11 +75,17 @@ impl Server {
 
     /// The address of its operators' listener, which it was started with; to be asked for once.
     pub fn operators(&self) -> SocketAddr {
+        let url = self.banner("operators   http://");
+        url.split('/').next().unwrap().parse().unwrap()
+    }
+
+    /// What its banner says behind that, which must be there and is to be asked for once.
+    pub fn banner(&self, of: &str) -> String {
         let banner = self.banner.lock().unwrap();
         loop {
-            let line = banner.recv_timeout(PATIENCE).expect("a line about the operators' listener");
-            if let Some((_, url)) = line.split_once("operators   http://") {
-                return url.split('/').next().unwrap().parse().unwrap();
+            let line = banner.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("no line with {of:?}"));
+            if let Some((_, said)) = line.split_once(of) {
+                return said.to_owned();
             }
         }
     }
