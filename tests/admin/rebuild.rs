@@ -113,11 +113,13 @@ fn damaged_tables_become_what_they_were() {
     ];
     damage(&file, true);
     assert_ne!(dump(&file), whole);
+    writer.send_json(&update(2, &[change("tags", "0209030B0162", "note", 9)]));
+    assert_eq!(writer.recv_type("error")["code"], "storage", "a row of a table that is gone");
     assert_eq!(place.json(&["rebuild", "list"]), told, "the server's schema counts");
     assert_eq!(dump(&file), whole);
     // Nobody was closed, and tables are kept up as before.
     writer.update(
-        2,
+        3,
         &[change("todos", "010B0166", "text", "more"), change("marks", "010907", "-1", Value::Null)],
     );
     follower.recv_type("update");
