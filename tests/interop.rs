@@ -7,6 +7,8 @@
 
 #[macro_use]
 mod common;
+#[path = "interop/tables.rs"]
+mod tables;
 
 use common::Server;
 use std::fs;

@@ -5,6 +5,7 @@
 //! counts, at a few nanoseconds a change.
 
 use crate::rng::{hash_name, mix, unmix};
+use crate::val::Values;
 
 /// cr-sqlite's type of an integer in a packed key.
 const PACKED_INTEGER: u64 = 1;
@@ -39,6 +40,8 @@ pub(crate) struct Plan {
     pub(crate) channel: String,
     pub(crate) table: String,
     pub(crate) columns: u32,
+    /// What `mixed` and `crash` write.
+    pub(crate) values: Values,
     keys: Keys,
     value_bytes: usize,
     salt: u64,
@@ -50,6 +53,7 @@ pub(crate) struct Shape {
     pub(crate) table: String,
     pub(crate) columns: u32,
     pub(crate) keys: Keys,
+    pub(crate) values: Values,
     pub(crate) value_bytes: usize,
     pub(crate) seed: u64,
 }
@@ -60,6 +64,7 @@ impl Plan {
             table: shape.table.clone(),
             columns: shape.columns,
             keys: shape.keys,
+            values: shape.values,
             value_bytes: shape.value_bytes.max(STAMP_BYTES),
             salt: hash_name(shape.seed, &channel),
             channel,
@@ -259,7 +264,8 @@ mod tests {
     }
 
     fn plan(keys: Keys) -> Plan {
-        let shape = Shape { table: "todos".into(), columns: 3, keys, value_bytes: 20, seed: 1 };
+        let shape =
+            Shape { table: "todos".into(), columns: 3, keys, values: Values::Text, value_bytes: 20, seed: 1 };
         Plan::new("one".into(), &shape)
     }
 }

@@ -209,9 +209,17 @@ fn after_string(text: &[u8]) -> Option<&[u8]> {
 mod tests {
     use super::*;
     use crate::plan::{Keys, Shape};
+    use crate::val::Values;
 
     fn plan() -> Plan {
-        let shape = Shape { table: "todos".into(), columns: 2, keys: Keys::Random, value_bytes: 24, seed: 3 };
+        let shape = Shape {
+            table: "todos".into(),
+            columns: 2,
+            keys: Keys::Random,
+            values: Values::Text,
+            value_bytes: 24,
+            seed: 3,
+        };
         Plan::new("one".into(), &shape)
     }
 
