@@ -2,10 +2,11 @@
 //
 //   node table.mjs --url ws://127.0.0.1:8080 --channel x --schema todos.sql --table todos
 //
-// A line for each row, in the order of the key: its values, each with its type, as literals of SQL; a REAL as its bits.
+// A line for each row, as `tableLines` has them.
 
 import { readFileSync } from 'node:fs';
 import { parseArgs } from 'node:util';
+import { tableLines } from './lib/compare.mjs';
 import { SyncClient } from './lib/client.mjs';
 
 const PATIENCE_MS = 60_000;
@@ -29,19 +30,5 @@ while (!(client.server && (await client.isSettled(client.heardOf)))) {
   await new Promise((resolve) => setTimeout(resolve, 5));
 }
 
-const columns = await client.db.execA(`SELECT name FROM pragma_table_info('${options.table}')`);
-// As text but for reals: what 64 bits hold, a JavaScript number does not.
-const selected = columns.map(([name]) => `typeof(${name}), iif(typeof(${name}) = 'real', ${name}, quote(${name}))`);
-for (const row of await client.db.execA(`SELECT ${selected.join(', ')} FROM ${options.table} ORDER BY id`)) {
-  const values = [];
-  for (let at = 0; at < row.length; at += 2) values.push(literal(row[at], row[at + 1]));
-  console.log(values.join(', '));
-}
+for (const line of await tableLines(client.db, options.table)) console.log(line);
 await client.goOffline();
-
-function literal(type, value) {
-  if (type !== 'real') return value;
-  const bits = Buffer.alloc(8);
-  bits.writeDoubleBE(value);
-  return `real ${bits.toString('hex').toUpperCase()}`;
-}

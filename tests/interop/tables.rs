@@ -4,6 +4,7 @@
 use super::node;
 use crate::common::loadgen::{SCHEMA, loadgen};
 use crate::common::{PATIENCE, Server};
+use causeway_storage::names::file_stem;
 use rusqlite::types::{Value, ValueRef};
 use rusqlite::{Connection, OpenFlags, params_from_iter};
 use std::collections::{BTreeMap, BTreeSet};
@@ -52,7 +53,9 @@ fn tables_are_right_at_every_commit_and_a_real_clients_in_the_end() {
         let Snapshot { table, made, .. } = reader.look();
         let arguments = ["--channel", channel, "--schema", SCHEMA, "--table", "todos"];
         let client = node("table.mjs", server.addr, &arguments, || {}).succeeds();
-        assert_same(&table, &client.lines().map(str::to_owned).collect::<Vec<_>>(), channel);
+        let mut expected: Vec<_> = client.lines().map(str::to_owned).collect();
+        expected.sort_unstable();
+        assert_same(&table, &expected, channel);
         let all = table.join(", ");
         for kind in ["NULL", "X'", "'v", "real ", ", -"] {
             assert!(all.contains(kind), "no value is {kind}: {all}");
@@ -63,6 +66,21 @@ fn tables_are_right_at_every_commit_and_a_real_clients_in_the_end() {
         assert_ne!(reader.look().table, made, "the reader sees what is wrong");
     }
     assert_eq!(server.metric("errors_total"), 0, "nothing was refused");
+}
+
+/// Asserts that the files have these tables, which are JSON: lines by channel and table.
+pub(super) fn are_in_the_files(server: &Server, tables: &str, channels: usize) {
+    let tables: BTreeMap<String, BTreeMap<String, Vec<String>>> = serde_json::from_str(tables).unwrap();
+    assert_eq!(tables.len(), channels);
+    for (channel, tables) in tables {
+        let file = server.data.join(file_stem(&channel) + ".db");
+        let file = opened(&file, OpenFlags::SQLITE_OPEN_READ_ONLY);
+        for (name, mut expected) in tables {
+            assert!(!expected.is_empty(), "{channel} {name}");
+            expected.sort_unstable();
+            assert_same(&lines(&file, &name), &expected, &format!("{channel} {name}"));
+        }
+    }
 }
 
 /// Shows no more than what differs.
@@ -85,7 +103,7 @@ struct Reader {
     own: Connection,
 }
 
-/// What one moment of a channel holds, rows in the order of their keys.
+/// What one moment of a channel holds.
 struct Snapshot {
     version: i64,
     table: Vec<String>,
@@ -126,7 +144,7 @@ impl Reader {
             own.execute(&insert, params_from_iter(values)).unwrap();
         }
         // Rolled back, so that the next look begins with an empty one.
-        Snapshot { version, table: lines(&moment), made: lines(&own) }
+        Snapshot { version, table: lines(&moment, "todos"), made: lines(&own, "todos") }
     }
 }
 
@@ -144,15 +162,17 @@ fn unpacked(pk: &str) -> i64 {
     bytes[2..].iter().fold(0, |id, byte| id << 8 | i64::from(*byte))
 }
 
-/// The table as `table.mjs` prints it.
-fn lines(db: &Connection) -> Vec<String> {
-    let mut select = db.prepare("SELECT * FROM todos ORDER BY id").unwrap();
+/// The table as the scripts' `tableLines` has it, sorted.
+fn lines(db: &Connection, table: &str) -> Vec<String> {
+    let mut select = db.prepare(&format!("SELECT * FROM {table}")).unwrap();
     let columns = select.column_count();
     let line = |row: &rusqlite::Row<'_>| {
         let values = (0..columns).map(|at| literal(row.get_ref(at).unwrap()));
         Ok(values.collect::<Vec<_>>().join(", "))
     };
-    select.query_map([], line).unwrap().map(Result::unwrap).collect()
+    let mut lines: Vec<_> = select.query_map([], line).unwrap().map(Result::unwrap).collect();
+    lines.sort_unstable();
+    lines
 }
 
 fn literal(value: ValueRef<'_>) -> String {
