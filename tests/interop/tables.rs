@@ -47,7 +47,7 @@ fn tables_are_right_at_every_commit_and_a_real_clients_in_the_end() {
         readers.map(|reader| reader.join().unwrap())
     });
     println!("looked at {versions:?} versions of the channels");
-    assert!(versions.iter().all(|count| *count > 10), "too few to tell: {versions:?}");
+    assert!(versions.iter().all(|count| *count >= 5), "too few to tell: {versions:?}");
     for channel in CHANNELS {
         let mut reader = Reader::open(&file(channel));
         let Snapshot { table, made, .. } = reader.look();
@@ -60,7 +60,9 @@ fn tables_are_right_at_every_commit_and_a_real_clients_in_the_end() {
         for kind in ["NULL", "X'", "'v", "real ", ", -"] {
             assert!(all.contains(kind), "no value is {kind}: {all}");
         }
-        assert!((10..60).contains(&table.len()), "some rows are deleted: {}", table.len());
+        assert!(table.len() > 10, "{}", table.len());
+        let died = "SELECT count(*) FROM crdt_changes WHERE cid = '-1' AND cl > 1";
+        assert_ne!(reader.file.query_row(died, [], |row| row.get(0)), Ok(0), "no row was deleted");
         let tamper = "UPDATE todos SET c7 = 'x' WHERE id = (SELECT max(id) FROM todos)";
         assert_eq!(opened(&file(channel), OpenFlags::SQLITE_OPEN_READ_WRITE).execute(tamper, []), Ok(1));
         assert_ne!(reader.look().table, made, "the reader sees what is wrong");
