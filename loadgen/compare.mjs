@@ -1,10 +1,12 @@
-// Runs the baseline and Causeway by turns under the same load, and prints a markdown table. Started by compare.sh.
+// Runs two servers by turns under the same load (the baseline and Causeway, or Causeway without and with a schema), and
+// prints markdown tables. Started by compare.sh.
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdirSync, readFileSync, rmSync } from 'node:fs';
 import { connect, createServer } from 'node:net';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 
 const { values: options } = parseArgs({
@@ -21,16 +23,20 @@ const { values: options } = parseArgs({
   },
 });
 
-// `rate`: work a second, more is better. `memory`: figures in bytes, less is better.
+// `rate`: work a second, more is better. `memory`: figures in bytes, less is better. `servers`: the pair that is compared.
+const BASELINE = ['baseline', 'Causeway'];
+const SCHEMA = ['no schema', 'schema'];
+const MERGE_64 = ['merge', '--channels', '64', '--in-flight', '8'];
+const MERGE_8X100 = ['merge', '--channels', '8', '--changes', '100', '--in-flight', '4'];
 const ROWS = [
   { id: 'fanout-4', title: 'fan-out: deliveries, 500 followers, 4 in flight',
     args: ['fanout', '--followers', '500', '--in-flight', '4'], rate: 'deliveries' },
   { id: 'fanout-16', title: 'fan-out: deliveries, 500 followers, 16 in flight',
     args: ['fanout', '--followers', '500', '--in-flight', '16'], rate: 'deliveries' },
   { id: 'merge-64', title: 'durable changes: 64 channels × 1 change × 8 in flight',
-    args: ['merge', '--channels', '64', '--in-flight', '8'], rate: 'changes acked' },
+    args: MERGE_64, rate: 'changes acked' },
   { id: 'merge-8x100', title: 'durable changes: 8 channels × 100 changes × 4 in flight',
-    args: ['merge', '--channels', '8', '--changes', '100', '--in-flight', '4'], rate: 'changes acked' },
+    args: MERGE_8X100, rate: 'changes acked' },
   { id: 'pull', title: 'pulled rows: full pulls of 100,000',
     args: ['pull', '--rows', '100000', '--pulls', '20'], rate: 'rows pulled' },
   { id: 'idle', title: 'memory of 5,000 idle connections over 100 channels',
@@ -44,16 +50,25 @@ const ROWS = [
     args: ['fanout', '--followers', '10', '--changes', '100', '--value-bytes', '200', '--rate', '100', '--slow-follower'],
     seconds: 30,
     memory: [{ title: 'growth while a follower never reads, 30 s', of: (report) => report.server.rss_growth_max_bytes }] },
+  { id: 'schema-64', title: 'a schema of one table: 64 channels × 1 change × 8 in flight',
+    args: MERGE_64, rate: 'changes acked', servers: SCHEMA },
+  { id: 'schema-8x100', title: 'a schema of one table: 8 channels × 100 changes × 4 in flight',
+    args: MERGE_8X100, rate: 'changes acked', servers: SCHEMA },
+  { id: 'schema-rows', title: 'a schema of one table: 8 channels × 100 changes, 1,000 rows of 8 columns over and over',
+    args: [...MERGE_8X100, '--rows', '1000', '--columns', '8'], rate: 'changes acked', servers: SCHEMA },
 ];
 
-const SERVERS = [
-  { name: 'baseline', cwd: options.baseline,
+const SCHEMA_FILE = join(dirname(fileURLToPath(import.meta.url)), 'todos.sql');
+const causeway = (...more) => (port, data) =>
+  [join(options.bin, 'causeway'), 'serve', '--listen', `127.0.0.1:${port}`, '--data', data, '--durability', 'full',
+    ...more, ...options.with.split(' ').filter(Boolean)];
+const SERVERS = {
+  baseline: { cwd: options.baseline,
     command: (port, data) => [process.execPath, 'server.mjs', '--port', port, '--data', data, '--tuned', '--sync', 'full'] },
-  { name: 'causeway', cwd: '.',
-    command: (port, data) =>
-      [join(options.bin, 'causeway'), 'serve', '--listen', `127.0.0.1:${port}`, '--data', data, '--durability', 'full',
-        ...options.with.split(' ').filter(Boolean)] },
-];
+  Causeway: { cwd: '.', command: causeway() },
+  'no schema': { cwd: '.', command: causeway() },
+  schema: { cwd: '.', command: causeway('--schema', SCHEMA_FILE) },
+};
 
 if (options.list || options.help) {
   console.log('usage: compare.sh [--rounds 3] [--seconds 10] [--only ROW]... [--with "OPTIONS OF causeway serve"] [--list]\n\nrows:');
@@ -95,7 +110,7 @@ async function start(server, data) {
     await sleep(50);
   }
   child.kill('SIGKILL');
-  throw new Error(`${server.name} does not listen: ${failure?.message ?? log}`);
+  throw new Error(`it does not listen: ${failure?.message ?? log}`);
 }
 
 async function stop(child) {
@@ -109,7 +124,7 @@ async function stop(child) {
 
 /** One load on one fresh server: its report, or why there is none. */
 async function measure(server, row) {
-  const data = join(options.work, `data-${server.name}`);
+  const data = join(options.work, 'data');
   const json = join(options.work, 'report.json');
   rmSync(data, { recursive: true, force: true });
   rmSync(json, { force: true });
@@ -153,18 +168,18 @@ const bytes = (value) => {
 };
 const ratio = (over, under) => (over > 0 && under > 0 ? `${(over / under).toFixed(2)}×` : '–');
 
-const results = rows.map((row) => ({ row, figures: SERVERS.map(() => []) }));
+const results = rows.map((row) => ({ row, servers: row.servers ?? BASELINE, figures: [[], []] }));
 const failures = [];
-for (const { row, figures } of results) {
+for (const { row, servers, figures } of results) {
   for (let round = 1; round <= Number(options.rounds); round += 1) {
-    for (const [at, server] of SERVERS.entries()) {
-      process.stderr.write(`${row.id}, round ${round}, ${server.name}: `);
+    for (const [at, name] of servers.entries()) {
+      process.stderr.write(`${row.id}, round ${round}, ${name}: `);
       try {
-        const found = figuresOf(await measure(server, row), row);
+        const found = figuresOf(await measure(SERVERS[name], row), row);
         figures[at].push(found);
         process.stderr.write(`${row.memory ? found.map(bytes).join(', ') : `${number(found.value)}/s`}\n`);
       } catch (error) {
-        failures.push(`${row.id}, round ${round}, ${server.name}: ${error.message}`);
+        failures.push(`${row.id}, round ${round}, ${name}: ${error.message}`);
         process.stderr.write('FAILED\n');
       }
     }
@@ -173,20 +188,25 @@ for (const { row, figures } of results) {
 
 const of = (figures, name) => figures.map((all) => median(all.map((one) => one[name])));
 console.log(`Medians of ${options.rounds} rounds; both servers by turns, each round on an empty data directory.`);
-if (results.some(({ row }) => row.rate)) {
-  console.log('\n| load | baseline /s | Causeway /s | ratio | baseline /CPU s | Causeway /CPU s | ratio | baseline p99 ms | Causeway p99 ms |');
-  console.log('| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |');
+for (const pair of [BASELINE, SCHEMA]) {
+  const [one, other] = pair;
+  const rates = results.filter(({ row, servers }) => row.rate && servers === pair);
+  if (rates.length > 0) {
+    console.log(`\n| load | ${one} /s | ${other} /s | ratio | ${one} /CPU s | ${other} /CPU s | ratio | ${one} p99 ms | ${other} p99 ms |`);
+    console.log('| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |');
+  }
+  for (const { row, figures } of rates) {
+    const [wall, cpu, p99] = ['value', 'perCpu', 'p99'].map((name) => of(figures, name));
+    const cells = [row.title, ...wall.map(number), ratio(wall[1], wall[0]), ...cpu.map(number), ratio(cpu[1], cpu[0]),
+      ...p99.map((ms) => ms?.toFixed(1) ?? '–')];
+    console.log(`| ${cells.join(' | ')} |`);
+  }
 }
-for (const { row, figures } of results.filter(({ row }) => row.rate)) {
-  const [[baseWall, ourWall], [baseCpu, ourCpu], [baseP99, ourP99]] = ['value', 'perCpu', 'p99'].map((name) => of(figures, name));
-  const cells = [row.title, number(baseWall), number(ourWall), ratio(ourWall, baseWall), number(baseCpu), number(ourCpu),
-    ratio(ourCpu, baseCpu), baseP99?.toFixed(1) ?? '–', ourP99?.toFixed(1) ?? '–'];
-  console.log(`| ${cells.join(' | ')} |`);
-}
-if (results.some(({ row }) => row.memory)) {
+const memories = results.filter(({ row }) => row.memory);
+if (memories.length > 0) {
   console.log('\n| memory | baseline | Causeway | baseline ÷ Causeway |\n| --- | ---: | ---: | ---: |');
 }
-for (const { row, figures } of results.filter(({ row }) => row.memory)) {
+for (const { row, figures } of memories) {
   for (const [at, { title }] of row.memory.entries()) {
     const [base, ours] = of(figures, at);
     console.log(`| ${title} | ${bytes(base)} | ${bytes(ours)} | ${ratio(base, ours)} |`);

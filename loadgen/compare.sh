@@ -1,8 +1,10 @@
 #!/bin/sh
-# Compares Causeway with the Node baseline on this machine, and prints a markdown table.
+# Compares Causeway with the Node baseline, and without a schema with itself with one, on this machine; prints markdown
+# tables.
 #
 #   loadgen/compare.sh [--rounds 3] [--seconds 10] [--only ROW]... [--list]
 #   loadgen/compare.sh --with "--store sled"      # other options of `causeway serve`
+#   loadgen/compare.sh --only schema-64 --only schema-8x100 --only schema-rows
 #
 # Needs cargo, Linux, Node 20 or later with npm, and some 10 minutes. Builds what it needs. BASELINE_DIR names a directory
 # to install the baseline in and to use again; by default it is temporary. Where no binary of better-sqlite3 can be had,

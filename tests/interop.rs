@@ -7,6 +7,8 @@
 
 #[macro_use]
 mod common;
+#[path = "interop/tables.rs"]
+mod tables;
 
 use common::Server;
 use std::fs;
@@ -40,7 +42,7 @@ fn databases_converge(store: &str) {
     node("crsqlite.mjs", server.addr, &["--seed", "1", "--runs", "4"], || {}).succeeds();
 }
 
-/// The relay takes every key and value that real databases make of their tables.
+/// The relay takes every key and value that real databases make of their tables, and makes the same tables of them.
 fn databases_converge_under_their_schema(store: &str) {
     const TABLES: &str =
         "import { TABLES } from './lib/workload.mjs'; console.log(TABLES.map(({ sql }) => sql).join(';\\n'))";
@@ -50,8 +52,13 @@ fn databases_converge_under_their_schema(store: &str) {
     let file = tempfile::NamedTempFile::new().unwrap();
     fs::write(&file, tables.stdout).unwrap();
     let server = Server::with(store, &[("schema", file.path().to_str().unwrap())]);
-    node("crsqlite.mjs", server.addr, &["--seed", "301", "--runs", "2"], || {}).succeeds();
+    let tables = tempfile::NamedTempFile::new().unwrap();
+    let arguments = ["--seed", "301", "--runs", "2", "--tables", tables.path().to_str().unwrap()];
+    node("crsqlite.mjs", server.addr, &arguments, || {}).succeeds();
     assert_eq!(server.metric("errors_total"), 0, "nothing was refused");
+    if store == "sqlite" {
+        tables::are_in_the_files(&server, &fs::read_to_string(tables).unwrap(), 2);
+    }
 }
 
 fn databases_converge_through_small_pages(store: &str) {

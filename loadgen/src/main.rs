@@ -24,6 +24,7 @@ mod scan;
 mod scenario;
 mod sent;
 mod target;
+mod val;
 mod verdict;
 mod writer;
 

@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::Serialize;
 
 use crate::plan::{Keys, STAMP_BYTES};
+use crate::val::Values;
 
 /// Loads a server of the Server Implementation Guide's protocol, measures it, and verifies that it lost nothing.
 #[derive(Debug, Parser)]
@@ -62,6 +63,9 @@ pub(crate) struct Common {
     /// Whether primary keys are scattered or rising
     #[arg(long, global = true, value_enum, default_value_t = Keys::Random)]
     pub(crate) keys: Keys,
+    /// What mixed and crash write; the values of the other scenarios are text, which proves its origin
+    #[arg(long, global = true, value_enum, default_value_t = Values::Text)]
+    pub(crate) values: Values,
 }
 
 /// What to do to the server.
@@ -263,6 +267,12 @@ impl Options {
         if common.value_bytes < STAMP_BYTES {
             return Err(format!("--value-bytes must be at least {STAMP_BYTES}: values prove their origin"));
         }
+        if common.values == Values::Any && !matches!(self.scenario, Scenario::Mixed(_) | Scenario::Crash(_)) {
+            return Err(
+                "--values any is for mixed and crash only: the others prove a value's origin by its text"
+                    .into(),
+            );
+        }
         let plain = |c: char| c.is_ascii_alphanumeric() || c == '_';
         if common.table.is_empty() || common.table.len() > 255 || !common.table.chars().all(plain) {
             return Err("--table must be 1 to 255 letters, digits and underscores".into());
@@ -356,7 +366,7 @@ mod tests {
             "fanout --followers 500 --window acks --in-flight 16 --slow-follower --stalling-followers 1",
             "pull --pulls 3",
             "idle --connections 5000",
-            "mixed --followers 0",
+            "mixed --followers 0 --values any",
             "crash --store sled --rounds 5 --server-arg --shards=2 --server-arg --log=debug",
         ] {
             assert_eq!(check(good), Ok(()), "{good}");
@@ -377,6 +387,7 @@ mod tests {
             ("merge --value-bytes 3", "--value-bytes"),
             ("merge --columns 0", "--columns"),
             ("merge --table a\"b", "--table"),
+            ("merge --values any", "--values"),
             ("fanout --followers 0", "--followers"),
             ("fanout --window never", "--window"),
             ("pull --pulls 0", "--pulls"),

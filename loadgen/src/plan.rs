@@ -5,9 +5,10 @@
 //! counts, at a few nanoseconds a change.
 
 use crate::rng::{hash_name, mix, unmix};
+use crate::val::Values;
 
-/// cr-sqlite's packed key of one 8-byte integer, as `hex()` prints it, begins so; 16 digits follow.
-pub(crate) const PK_PREFIX: &str = "0141";
+/// cr-sqlite's type of an integer in a packed key.
+const PACKED_INTEGER: u64 = 1;
 /// Each value begins so: text that a careless column affinity could take for a number would come back as one.
 pub(crate) const STAMP_PREFIX: &str = "v";
 /// The start of each value: the prefix, 8 hex digits of the update's number, 8 of the check.
@@ -39,6 +40,8 @@ pub(crate) struct Plan {
     pub(crate) channel: String,
     pub(crate) table: String,
     pub(crate) columns: u32,
+    /// What `mixed` and `crash` write.
+    pub(crate) values: Values,
     keys: Keys,
     value_bytes: usize,
     salt: u64,
@@ -50,6 +53,7 @@ pub(crate) struct Shape {
     pub(crate) table: String,
     pub(crate) columns: u32,
     pub(crate) keys: Keys,
+    pub(crate) values: Values,
     pub(crate) value_bytes: usize,
     pub(crate) seed: u64,
 }
@@ -60,6 +64,7 @@ impl Plan {
             table: shape.table.clone(),
             columns: shape.columns,
             keys: shape.keys,
+            values: shape.values,
             value_bytes: shape.value_bytes.max(STAMP_BYTES),
             salt: hash_name(shape.seed, &channel),
             channel,
@@ -94,7 +99,9 @@ impl Plan {
 
     /// The key as the wire has it, to name a row in a report.
     pub(crate) fn pk(&self, row: u64) -> String {
-        format!("{PK_PREFIX}{:016X}", self.key_of(row))
+        let mut pk = Vec::new();
+        push_key(&mut pk, self.key_of(row));
+        String::from_utf8(pk).expect("hex digits")
     }
 
     /// The check over a change's content, channel and seed.
@@ -109,8 +116,7 @@ impl Plan {
         out.extend_from_slice(b"[\"");
         out.extend_from_slice(self.table.as_bytes());
         out.extend_from_slice(b"\",\"");
-        out.extend_from_slice(PK_PREFIX.as_bytes());
-        push_hex(out, self.key_of(change.row), 16);
+        push_key(out, self.key_of(change.row));
         out.extend_from_slice(b"\",\"c");
         push_number(out, u64::from(change.column));
         out.extend_from_slice(b"\",\"");
@@ -128,6 +134,39 @@ impl Plan {
         push_number(out, u64::from(seq));
         out.push(b']');
     }
+}
+
+/// Appends cr-sqlite's packed key of one integer, as `hex()` prints it: the number of columns, the integer's length and
+/// type in a byte, the integer in as few bytes as hold it. One with the highest bit set is negative there.
+fn push_key(out: &mut Vec<u8>, key: u64) {
+    let bytes = 8 - key.leading_zeros() / 8;
+    push_hex(out, 1, 2);
+    push_hex(out, u64::from(bytes) << 3 | PACKED_INTEGER, 2);
+    push_hex(out, key, 2 * bytes);
+}
+
+/// Reads what [`push_key`] wrote, and what follows it. Any other spelling is none of the generator's.
+pub(crate) fn take_key(text: &[u8]) -> Option<(u64, &[u8])> {
+    let (head, text) = text.strip_prefix(b"01")?.split_first_chunk::<2>()?;
+    let head = hex(head)?;
+    let (digits, text) = text.split_at_checked(2 * (head >> 3) as usize)?;
+    let is_minimal = digits.len() <= 16 && !digits.starts_with(b"00");
+    (head & 7 == PACKED_INTEGER && is_minimal).then_some((hex(digits)?, text))
+}
+
+/// Reads hex digits, at most 16.
+pub(crate) fn hex(digits: &[u8]) -> Option<u64> {
+    let mut value = 0;
+    for digit in digits {
+        let nibble = match digit {
+            b'0'..=b'9' => digit - b'0',
+            b'A'..=b'F' => digit - b'A' + 10,
+            b'a'..=b'f' => digit - b'a' + 10,
+            _ => return None,
+        };
+        value = value << 4 | u64::from(nibble);
+    }
+    Some(value)
 }
 
 fn push_hex(out: &mut Vec<u8>, value: u64, digits: u32) {
@@ -167,6 +206,53 @@ mod tests {
     }
 
     #[test]
+    fn keys_are_packed_as_the_engine_packs_them() {
+        // Each as the real cr-sqlite packed it.
+        for (key, pk) in [
+            (0, "0101"),
+            (127, "01097F"),
+            (128, "010980"),
+            (65_536, "0119010000"),
+            (-1, "0141FFFFFFFFFFFFFFFF"),
+        ] {
+            assert_eq!(packed(key), pk);
+        }
+        // And as the server reads them.
+        let ends = (0..64).map(|bits| 1_i64 << bits).flat_map(|key| [key, key.wrapping_sub(1)]);
+        let plans = [Keys::Random, Keys::Sequential].map(plan);
+        let used = plans.iter().flat_map(|plan| (0..5_000).map(|row| plan.key_of(row) as i64));
+        for key in ends.flat_map(|key| [key, key.wrapping_neg()]).chain(used) {
+            let pk = packed(key);
+            assert_eq!(pk, causeway_storage::schema::key::pack([causeway_storage::Value::Integer(key)]));
+            assert_eq!(take_key(format!("{pk}\",").as_bytes()), Some((key as u64, &b"\","[..])));
+        }
+    }
+
+    #[test]
+    fn a_key_spelled_otherwise_is_foreign() {
+        for pk in [
+            "",
+            "01",
+            "010",
+            "0109",
+            "01097",
+            "010900",
+            "01110001",
+            "0149000000000000000001",
+            "010B31",
+            "020101",
+        ] {
+            assert!(take_key(pk.as_bytes()).is_none_or(|(_, rest)| !rest.is_empty()), "{pk}");
+        }
+    }
+
+    fn packed(key: i64) -> String {
+        let mut pk = Vec::new();
+        push_key(&mut pk, key as u64);
+        String::from_utf8(pk).expect("hex digits")
+    }
+
+    #[test]
     fn a_change_is_valid_json_of_nine() {
         let plan = plan(Keys::Random);
         let mut out = Vec::new();
@@ -178,7 +264,8 @@ mod tests {
     }
 
     fn plan(keys: Keys) -> Plan {
-        let shape = Shape { table: "todos".into(), columns: 3, keys, value_bytes: 20, seed: 1 };
+        let shape =
+            Shape { table: "todos".into(), columns: 3, keys, values: Values::Text, value_bytes: 20, seed: 1 };
         Plan::new("one".into(), &shape)
     }
 }

@@ -8,13 +8,14 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-/// One change of a row, as far as the merge rule looks at it. Values are text only: what `mixed` writes.
+use crate::val::Val;
+
+/// One change of a row, as far as the merge rule looks at it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Edit {
     pub(crate) pk: String,
     pub(crate) cid: String,
-    /// None for a sentinel.
-    pub(crate) val: Option<String>,
+    pub(crate) val: Val,
     pub(crate) col_version: u64,
     pub(crate) cl: u64,
 }
@@ -27,15 +28,10 @@ impl Edit {
     pub(crate) fn from_wire(change: &Value, table: &str) -> Option<Self> {
         let fields = change.as_array().filter(|fields| fields.len() == 9)?;
         let text = |at: usize| fields[at].as_str().map(str::to_owned);
-        let val = match &fields[3] {
-            Value::Null => None,
-            Value::String(val) => Some(val.clone()),
-            _ => return None,
-        };
         let edit = Self {
             pk: text(1)?,
             cid: text(2)?,
-            val,
+            val: Val::from_wire(&fields[3])?,
             col_version: fields[4].as_u64()?,
             cl: fields[7].as_u64()?,
         };
@@ -48,7 +44,7 @@ impl Edit {
             table,
             self.pk,
             self.cid,
-            self.val,
+            self.val.to_wire(),
             self.col_version,
             db_version,
             site,
@@ -62,7 +58,7 @@ impl Edit {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Row {
     pub(crate) cl: u64,
-    pub(crate) cells: BTreeMap<String, (u64, Option<String>)>,
+    pub(crate) cells: BTreeMap<String, (u64, Val)>,
 }
 
 /// All rows of a channel.
@@ -104,7 +100,8 @@ impl Replica {
         }
         let cell = (edit.col_version, edit.val.clone());
         match row.cells.get_mut(&edit.cid) {
-            Some(known) => *known = cell.max(std::mem::take(known)),
+            Some(known) if *known >= cell => {}
+            Some(known) => *known = cell,
             None => drop(row.cells.insert(edit.cid.clone(), cell)),
         }
     }
@@ -147,7 +144,8 @@ mod tests {
     use super::*;
 
     fn edit(pk: &str, cid: &str, val: Option<&str>, col_version: u64, cl: u64) -> Edit {
-        Edit { pk: pk.into(), cid: cid.into(), val: val.map(str::to_owned), col_version, cl }
+        let val = val.map_or(Val::Null, |val| Val::Text(val.into()));
+        Edit { pk: pk.into(), cid: cid.into(), val, col_version, cl }
     }
 
     fn edits() -> Vec<Edit> {
@@ -169,7 +167,7 @@ mod tests {
         let mut forward = Replica::default();
         edits().iter().for_each(|edit| forward.apply(edit));
         let row = forward.row("r").expect("it was inserted");
-        assert_eq!((row.cl, row.cells.len(), row.cells["c0"].clone()), (3, 2, (1, Some("d".into()))));
+        assert_eq!((row.cl, row.cells.len(), row.cells["c0"].clone()), (3, 2, (1, Val::Text("d".into()))));
         assert_eq!(forward.row("s").map(|row| (row.cl, row.cells.len())), Some((4, 0)));
         let mut rng = crate::rng::Rng::new(1);
         for _ in 0..200 {

@@ -46,6 +46,7 @@ impl Run {
             table: self.common.table.clone(),
             columns: self.common.columns,
             keys: self.common.keys,
+            values: self.common.values,
             value_bytes: self.common.value_bytes,
             seed: self.common.seed,
         };

@@ -7,7 +7,7 @@
 
 use memchr::memmem;
 
-use crate::plan::{Change, PK_PREFIX, Plan, STAMP_PREFIX};
+use crate::plan::{Change, Plan, STAMP_PREFIX, hex, take_key};
 
 /// What a message from the server is, without its changes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,11 +87,10 @@ impl Scanner {
     /// Reads one change as [`Plan::write_change`] writes it; returns what follows its `]`.
     fn fast_change<'a>(&mut self, text: &'a [u8], plan: &Plan) -> Option<&'a [u8]> {
         let text = text.strip_prefix(b"[\"")?.strip_prefix(plan.table.as_bytes())?.strip_prefix(b"\",\"")?;
-        let (key, text) = text.strip_prefix(PK_PREFIX.as_bytes())?.split_first_chunk::<16>()?;
-        let key = hex(key)?;
+        let (key, text) = take_key(text)?;
         let (column, text) = number(text.strip_prefix(b"\",\"c")?)?;
         let text = text.strip_prefix(b"\",\"")?.strip_prefix(STAMP_PREFIX.as_bytes())?;
-        let (stamp, text) = text.split_first_chunk()?;
+        let (stamp, text) = text.split_first_chunk::<16>()?;
         let stamp = hex(stamp)?;
         let text = after_string(text)?.strip_prefix(b",")?;
         let (col_version, text) = number(text)?;
@@ -156,9 +155,9 @@ fn slow_change(change: &serde_json::Value, plan: &Plan) -> Option<(u64, u32, u64
     if fields[0].as_str()? != plan.table {
         return None;
     }
-    let key = hex(fields[1].as_str()?.strip_prefix(PK_PREFIX)?.as_bytes().try_into().ok()?)?;
+    let (key, b"") = take_key(fields[1].as_str()?.as_bytes())? else { return None };
     let column = fields[2].as_str()?.strip_prefix('c')?.parse().ok()?;
-    let stamp = hex(fields[3].as_str()?.strip_prefix(STAMP_PREFIX)?.as_bytes().first_chunk()?)?;
+    let stamp = hex(fields[3].as_str()?.strip_prefix(STAMP_PREFIX)?.as_bytes().first_chunk::<16>()?)?;
     Some((key, column, fields[4].as_u64()?, stamp))
 }
 
@@ -206,27 +205,21 @@ fn after_string(text: &[u8]) -> Option<&[u8]> {
     (text[at] == b'"').then(|| &text[at + 1..])
 }
 
-fn hex(digits: &[u8; 16]) -> Option<u64> {
-    let mut value = 0;
-    for digit in digits {
-        let nibble = match digit {
-            b'0'..=b'9' => digit - b'0',
-            b'A'..=b'F' => digit - b'A' + 10,
-            b'a'..=b'f' => digit - b'a' + 10,
-            _ => return None,
-        };
-        value = value << 4 | u64::from(nibble);
-    }
-    Some(value)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::plan::{Keys, Shape};
+    use crate::val::Values;
 
     fn plan() -> Plan {
-        let shape = Shape { table: "todos".into(), columns: 2, keys: Keys::Random, value_bytes: 24, seed: 3 };
+        let shape = Shape {
+            table: "todos".into(),
+            columns: 2,
+            keys: Keys::Random,
+            values: Values::Text,
+            value_bytes: 24,
+            seed: 3,
+        };
         Plan::new("one".into(), &shape)
     }
 

@@ -116,8 +116,8 @@ fn whoever_tampers_with_the_data_is_found_out() {
     let older = format!("if [ $CRASH_ROUND = 1 ]; then {restore}; else {keep}; fi");
     let second = |what: &str| format!("if [ $CRASH_ROUND = 1 ]; then {what}; fi");
     for (store, between, named) in [
-        ("sqlite", tampering("delete"), "after the kill: lacks 0141"),
-        ("sqlite", tampering("alter"), "more is there than was sent whole, which lacks 0141"),
+        ("sqlite", tampering("delete"), "after the kill: lacks 01"),
+        ("sqlite", tampering("alter"), "more is there than was sent whole, which lacks 01"),
         ("sqlite", tampering("clock"), "the version fell: a client was shown"),
         ("sqlite", older.clone(), "the version fell: a client was shown"),
         ("sled", older, "the version fell: a client was shown"),

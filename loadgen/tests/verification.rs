@@ -51,7 +51,7 @@ fn a_server_without_mistakes_passes_every_scenario_in_both_dialects() {
 fn each_mistake_is_found_and_named() {
     for (mistake, scenario, named) in [
         (Mistake::ForgetsAcked, "merge --in-flight 1", "the pull of"),
-        (Mistake::ForgetsAcked, "merge --in-flight 1", "lacks 0141"),
+        (Mistake::ForgetsAcked, "merge --in-flight 1", "lacks 01"),
         (Mistake::ForgetsAcked, "fanout --followers 2 --in-flight 1", "the pull of"),
         (Mistake::SkipsFollower, "fanout --followers 2 --in-flight 2", "follower"),
         (Mistake::SkipsFollower, "merge --connections-per-channel 2", "writer"),
@@ -62,7 +62,7 @@ fn each_mistake_is_found_and_named() {
         (Mistake::HangsUp, "merge --in-flight 1", "closed with code 1013"),
         (Mistake::HangsUp, "fanout --followers 2", "closed with code 1013"),
         // The small server knows nothing of deletes.
-        (Mistake::None, "mixed --channels 1 --rows 5", "lacks 0141"),
+        (Mistake::None, "mixed --channels 1 --rows 5", "lacks 01"),
     ] {
         let (code, text, report) = load(&start(mistake, Dialect::Paged), scenario);
         assert_eq!(code, Some(1), "{mistake:?} {scenario}: {text}");

@@ -9,6 +9,7 @@ mod client;
 mod frame;
 pub mod guarantees;
 mod http;
+pub mod loadgen;
 mod place;
 mod replica;
 mod server;

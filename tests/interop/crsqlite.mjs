@@ -4,14 +4,16 @@
 //
 // One line per run (seeds SEED, SEED + 1, ...), each on a channel of its own. The seed decides what is done; how it
 // meets on the network is up to the day. `--crashes N` prints `crash now` N times in each run, for whoever kills the
-// server then. `--lose N` drops every N-th live update, to show that the test would see it.
+// server then. `--lose N` drops every N-th live update, to show that the test would see it. `--tables FILE` writes the tables
+// that all databases had in the end, by channel and name, as JSON.
 
-import { clocks, databaseClocks, databaseRows, differences } from './lib/compare.mjs';
+import { clocks, databaseClocks, databaseRows, differences, tableLines } from './lib/compare.mjs';
 import { SyncClient } from './lib/client.mjs';
 import { Random } from './lib/random.mjs';
-import { SCHEMA, bulk, givenUp, transaction } from './lib/workload.mjs';
+import { SCHEMA, TABLES, bulk, givenUp, transaction } from './lib/workload.mjs';
 import { parse, stringify } from './lib/json.mjs';
 import WebSocket from 'ws';
+import { writeFileSync } from 'node:fs';
 import { parseArgs } from 'node:util';
 import { setTimeout as sleep } from 'node:timers/promises';
 
@@ -26,6 +28,7 @@ const { values: options } = parseArgs({
     rounds: { type: 'string', default: '60' },
     lose: { type: 'string', default: '0' },
     crashes: { type: 'string', default: '0' },
+    tables: { type: 'string' },
   },
 });
 const names = ['seed', 'runs', 'clients', 'rounds', 'crashes', 'lose'];
@@ -36,14 +39,17 @@ const [firstSeed, runs, clientCount, rounds, crashes, lose] = names.map((name) =
 });
 if (!options.url) throw new Error('--url is missing');
 
+const tables = {};
 for (let seed = firstSeed; seed < firstSeed + runs; seed += 1) await run(seed);
+if (options.tables) writeFileSync(options.tables, JSON.stringify(tables));
 process.exit(0);
 
 async function run(seed) {
   const started = performance.now();
   const random = new Random(seed);
   const url = new URL(options.url);
-  url.searchParams.set('channel', `run ${seed} ${process.pid}`);
+  const channel = `run ${seed} ${process.pid}`;
+  url.searchParams.set('channel', channel);
   const fail = (message) => giveUp(seed, [message]);
   const client = (name, batch, loses) =>
     new SyncClient({ name: `${name}-${seed}`, url, schema: SCHEMA, batch, fail, lose: loses });
@@ -82,6 +88,8 @@ async function run(seed) {
     differing.push(...differences(name, await databaseRows(db), clients[0].name, expectedRows));
   }
   if (differing.length) giveUp(seed, differing);
+  tables[channel] = {};
+  for (const { name } of TABLES) tables[channel][name] = await tableLines(late.db, name);
 
   for (const each of [...clients, late]) await each.goOffline();
   const sum = (name) => clients.reduce((total, each) => total + each.counts[name], 0);

@@ -45,6 +45,22 @@ export async function databaseRows(db) {
   return rows;
 }
 
+/** A table's rows in no order, a line each: its values as SQL has them, but a REAL as its bits. */
+export async function tableLines(db, table) {
+  const columns = (await db.execA(`SELECT name FROM pragma_table_info('${table}')`)).flat();
+  // As text but for reals: what 64 bits hold, a JavaScript number does not.
+  const selected = columns.map((name) => `typeof(${name}), iif(typeof(${name}) = 'real', ${name}, quote(${name}))`);
+  const rows = await db.execA(`SELECT ${selected.join(', ')} FROM ${table}`);
+  return rows.map((row) => columns.map((_, at) => printed(row[2 * at], row[2 * at + 1])).join(', '));
+}
+
+function printed(type, value) {
+  if (type !== 'real') return value;
+  const bits = Buffer.alloc(8);
+  bits.writeDoubleBE(value);
+  return `real ${bits.toString('hex').toUpperCase()}`;
+}
+
 /** Lines that tell how `actual` differs from `expected`, none if it does not. */
 export function differences(actualName, actual, expectedName, expected) {
   const lines = [];

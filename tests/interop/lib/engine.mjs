@@ -27,7 +27,8 @@ async function start() {
   return sqlite;
 }
 
-/** Binds an integer as one: the wasm takes a JavaScript number beyond 32 bits for a REAL. */
+/** Binds an integer as one: the wasm takes a JavaScript number beyond 32 bits for a REAL. And the wire's blob as one. */
 export function bindable(value) {
+  if (value?.$blob !== undefined) return Uint8Array.from(Buffer.from(value.$blob, 'hex'));
   return Number.isSafeInteger(value) && value !== (value | 0) ? BigInt(value) : value;
 }

@@ -138,6 +138,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::val::Val;
 
     #[test]
     fn rows_twice_out_of_order_or_above_the_tail_are_found() {
@@ -151,7 +152,7 @@ mod tests {
     }
 
     fn edit(pk: &str, val: &str) -> Edit {
-        Edit { pk: pk.into(), cid: "c".into(), val: Some(val.into()), col_version: 1, cl: 1 }
+        Edit { pk: pk.into(), cid: "c".into(), val: Val::Text(val.into()), col_version: 1, cl: 1 }
     }
 
     fn replica(edits: &[Edit]) -> Replica {

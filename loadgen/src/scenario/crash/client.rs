@@ -217,7 +217,7 @@ fn edits(rng: &mut Rng, replica: &Replica, keys: &Plan, rows: u64) -> Vec<Edit> 
 fn run_of_rows(rng: &mut Rng, replica: &Replica, keys: &Plan, rows: Range<u64>, padding: usize) -> Vec<Edit> {
     let mut edits = Vec::new();
     for row in rows {
-        edit_row(rng, replica, &keys.pk(row), keys.columns, padding, &mut edits);
+        edit_row(rng, replica, keys, row, padding, &mut edits);
     }
     edits
 }

@@ -3,6 +3,7 @@
 use crate::plan::Plan;
 use crate::replica::{Edit, Replica, SENTINEL};
 use crate::rng::Rng;
+use crate::val::Val;
 
 /// Edits of up to `most` of the first `rows` rows, picked at random, as a client that sees `replica` would make them.
 pub(in crate::scenario) fn next_edits(
@@ -22,7 +23,7 @@ pub(in crate::scenario) fn next_edits(
             continue;
         }
         touched.push(row);
-        edit_row(rng, replica, &keys.pk(row), keys.columns, 0, &mut edits);
+        edit_row(rng, replica, keys, row, 0, &mut edits);
     }
     edits
 }
@@ -31,30 +32,31 @@ pub(in crate::scenario) fn next_edits(
 pub(in crate::scenario) fn edit_row(
     rng: &mut Rng,
     replica: &Replica,
-    pk: &str,
-    columns: u32,
+    keys: &Plan,
+    row: u64,
     padding: usize,
     edits: &mut Vec<Edit>,
 ) {
-    let mut push = |cid: String, val: Option<String>, col_version, cl| {
-        edits.push(Edit { pk: pk.to_owned(), cid, val, col_version, cl });
+    let pk = keys.pk(row);
+    let row = replica.row(&pk);
+    let mut push = |cid: String, val: Val, col_version, cl| {
+        edits.push(Edit { pk: pk.clone(), cid, val, col_version, cl });
     };
-    let value = |rng: &mut Rng| Some(format!("v{:016x}{}", rng.next(), "x".repeat(padding)));
-    let row = replica.row(pk);
+    let value = |rng: &mut Rng| keys.values.make(rng.next(), padding);
     let cl = row.map_or(0, |row| row.cl);
     match (row, rng.below(100)) {
         (Some(row), dice) if cl % 2 == 1 && dice >= 15 => {
-            let cid = format!("c{}", rng.below(u64::from(columns)));
+            let cid = format!("c{}", rng.below(u64::from(keys.columns)));
             let col_version = row.cells.get(&cid).map_or(0, |(col_version, _)| *col_version) + 1;
             push(cid, value(rng), col_version, cl);
         }
-        (Some(_), _) if cl % 2 == 1 => push(SENTINEL.into(), None, cl + 1, cl + 1),
+        (Some(_), _) if cl % 2 == 1 => push(SENTINEL.into(), Val::Null, cl + 1, cl + 1),
         (_, dice) => {
             // A re-insert says so by its sentinel, or leaves it to its cells' causal length.
             if cl > 0 && dice < 80 {
-                push(SENTINEL.into(), None, cl + 1, cl + 1);
+                push(SENTINEL.into(), Val::Null, cl + 1, cl + 1);
             }
-            for column in 0..columns {
+            for column in 0..keys.columns {
                 push(format!("c{column}"), value(rng), 1, cl + 1);
             }
         }
