@@ -11,6 +11,7 @@ use causeway::admin::{Connections, Line, ROWS_DEFAULT, ROWS_MAX, Request, contro
 use causeway::backup::{RestoreOptions, check_restored, restore};
 use causeway::config::Config;
 use causeway::server::resolve;
+use causeway::tls::Tls;
 use causeway_storage::ChangeStore;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
@@ -168,6 +169,8 @@ fn check_config(config: &Config) -> Result<(), String> {
     if let Some(path) = &config.admin_token_file {
         Token::read(path)?;
     }
+    let tls = Tls::load(config).map_err(|e| e.to_string())?;
+    tls.iter().flat_map(|tls| tls.warnings()).for_each(|warning| eprintln!("causeway: {warning}"));
     tracing_subscriber::EnvFilter::try_new(&config.log).map_err(|e| format!("log: {e}"))?;
     if config.data.exists() && !config.data.is_dir() {
         return Err(format!("data {}: it is not a directory", config.data.display()));
