@@ -66,16 +66,15 @@ impl HandshakeFailure {
 
     fn of(error: &io::Error) -> Self {
         use PeerIncompatible::{
-            ServerTlsVersionIsDisabledByOurConfig, SupportedVersionsExtensionRequired, Tls12NotOffered,
-            Tls12NotOfferedOrEnabled,
+            SignatureAlgorithmsExtensionRequired, Tls12NotOffered, Tls12NotOfferedOrEnabled,
         };
         match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
             None => Self::Broken,
             Some(rustls::Error::PeerIncompatible(
                 Tls12NotOffered
                 | Tls12NotOfferedOrEnabled
-                | ServerTlsVersionIsDisabledByOurConfig
-                | SupportedVersionsExtensionRequired,
+                // Which came with 1.2, and is asked for first.
+                | SignatureAlgorithmsExtensionRequired,
             )) => Self::Version,
             Some(rustls::Error::PeerIncompatible(_) | rustls::Error::NoApplicationProtocol) => {
                 Self::Incompatible
