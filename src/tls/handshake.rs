@@ -86,12 +86,13 @@ impl HandshakeFailure {
 }
 
 impl Tls {
-    /// Does the handshake with a client, until the deadline at most.
+    /// Does the handshake with a client, until the deadline at most. The stream is boxed: a task moves what it is given, and so
+    /// has room for it several times.
     pub async fn accept<S: Stream>(
         &self,
         mut stream: S,
         deadline: Instant,
-    ) -> Result<TlsStream<S>, HandshakeFailure> {
+    ) -> Result<Box<TlsStream<S>>, HandshakeFailure> {
         match timeout_at(deadline, speaks_http(&stream)).await {
             Err(_) => return Err(HandshakeFailure::Timeout),
             Ok(false) => {}
@@ -109,7 +110,7 @@ impl Tls {
         let accepting =
             self.acceptor.accept_with(stream, |session| session.set_buffer_limit(Some(UNSENT_MAX_BYTES)));
         match timeout_at(deadline, accepting).await {
-            Ok(Ok(stream)) => Ok(stream),
+            Ok(Ok(stream)) => Ok(Box::new(stream)),
             Ok(Err(e)) => {
                 tracing::debug!("a TLS handshake failed: {e}");
                 Err(HandshakeFailure::of(&e))
