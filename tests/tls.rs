@@ -9,7 +9,7 @@ mod files;
 mod hello;
 
 use common::{
-    CLOSE, Certificate, Client, Event, PATIENCE, Server, Stream, cell, keys, pull, update, upgrade_request,
+    CLOSE, Certificate, Client, PATIENCE, Server, Stream, cell, keys, pull, update, upgrade_request,
     write_certificate, write_key,
 };
 use hello::{Answer, Hello};
