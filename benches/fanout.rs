@@ -131,7 +131,7 @@ impl Relay {
         let entered = runtime.enter();
         let options = StoreOptions { durability: Durability::Full, ..StoreOptions::new(dir.path()) };
         let store = (causeway_storage::backend(store).unwrap().open)(&options).unwrap();
-        let (server, listener, address) = Server::bind(&config).unwrap();
+        let (server, listener, address) = Server::bind(&config, None).unwrap();
         server.open(store.clone(), None).unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
         let running = runtime.spawn(server.clone().run(listener, async { drop(stopped.await) }));

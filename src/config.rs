@@ -86,6 +86,12 @@ settings! {
     admin_listen: Option<String> = None, ANY;
     /// The file that holds the token operators show there; `admin_listen` needs it.
     admin_token_file: Option<PathBuf> = None, ANY;
+    /// A PEM file with the server's certificate and its chain; with it the relay's port speaks TLS. Looked at once a second.
+    tls_cert: Option<PathBuf> = None, ANY;
+    /// A PEM file with the certificate's key, not encrypted.
+    tls_key: Option<PathBuf> = None, ANY;
+    /// Whether operators are asked over TLS, too, with the same certificate.
+    admin_tls: bool = false, ANY;
     /// The data directory; it is made if it is not there.
     data: PathBuf = "./data".into(), ANY;
     /// The storage engine: sqlite, sled or memory.
@@ -215,6 +221,18 @@ impl Config {
         if self.admin_listen.is_some() && self.admin_token_file.is_none() {
             let problem = "it needs admin_token_file, a file that holds the token operators show".into();
             return Err(ConfigError { origin: "admin_listen".into(), problem });
+        }
+        let one_without = |one: &str, other: &str| {
+            Err(ConfigError { origin: one.into(), problem: format!("it needs {other}; set both or neither") })
+        };
+        match (&self.tls_cert, &self.tls_key) {
+            (Some(_), None) => return one_without("tls_cert", "tls_key"),
+            (None, Some(_)) => return one_without("tls_key", "tls_cert"),
+            (None, None) if self.admin_tls => {
+                let problem = "it needs tls_cert and tls_key".into();
+                return Err(ConfigError { origin: "admin_tls".into(), problem });
+            }
+            _ => {}
         }
         Ok(())
     }
@@ -380,6 +398,9 @@ mod tests {
             (&[], &[("key_format", "json")], "--key-format"),
             (&[], &[("store", "oracle")], "store"),
             (&[], &[("admin_listen", "127.0.0.1:1")], "admin_listen"),
+            (&[], &[("tls_cert", "cert.pem")], "tls_cert"),
+            (&[], &[("tls_key", "key.pem")], "tls_key"),
+            (&[], &[("admin_tls", "true")], "admin_tls"),
         ] {
             assert!(load(env, flags).unwrap_err().to_string().contains(name));
         }
@@ -393,6 +414,9 @@ mod tests {
             key_format: KeyFormat::Plain,
             admin_listen: Some("127.0.0.1:1".into()),
             admin_token_file: Some("token".into()),
+            tls_cert: Some("cert.pem".into()),
+            tls_key: Some("key.pem".into()),
+            admin_tls: true,
             ..set
         };
         for config in [set, Config::default()] {

@@ -92,7 +92,7 @@ pub async fn serve(relay: Arc<Relay>, io: impl Stream, received: Bytes, member: 
 }
 
 /// Reads the client's last words away, so that the system does not answer them with a reset that would overtake ours.
-async fn linger(read: &mut (impl AsyncRead + Unpin), timeout: Duration) {
+pub(crate) async fn linger(read: &mut (impl AsyncRead + Unpin), timeout: Duration) {
     let mut rest = [0; 1024];
     let _ =
         tokio::time::timeout(timeout, async { while matches!(read.read(&mut rest).await, Ok(1..)) {} }).await;
@@ -322,7 +322,8 @@ async fn write_loop(
             let mut bytes = Vec::new();
             frame::write_close(code, reason, &mut bytes);
             write_all(io, &[bytes.into()], slow, heard).await?;
-            io.shutdown().await?;
+            // TLS has last words of its own.
+            tokio::time::timeout(slow, io.shutdown()).await.map_err(|_| WriteError::Slow)??;
             return Ok(());
         }
         if !taken.slabs.is_empty() {
@@ -442,6 +443,15 @@ async fn write_all(
         match result? {
             0 => return Err(io::Error::from(io::ErrorKind::WriteZero).into()),
             n => written += n,
+        }
+    }
+    // A socket has nothing to do here; TLS may hold the last of it still.
+    let flushed = std::future::poll_fn(|cx| Poll::Ready(Pin::new(&mut *io).poll_flush(cx)));
+    match flushed.await {
+        Poll::Ready(result) => result?,
+        Poll::Pending => {
+            tokio::time::timeout(slow, io.flush()).await.map_err(|_| WriteError::Slow)??;
+            heard.now();
         }
     }
     Ok(total)

@@ -3,6 +3,7 @@
 //! | module | what it does |
 //! | --- | --- |
 //! | [`server`] | listens, drains, and ties everything below together |
+//! | [`tls`] | the handshake on the same port, and a certificate that can change |
 //! | [`routes`] | HTTP on the same port: the upgrade, health, metrics |
 //! | [`admin`] | what an operator asks of a store, served or not; how it comes to a server |
 //! | [`relay`], [`draining`] | what all connections share; the beginning of its end |
@@ -37,5 +38,6 @@ pub mod routes;
 pub mod schema_file;
 pub mod server;
 pub mod shard;
+pub mod tls;
 pub mod unavailable;
 pub mod work;

@@ -17,6 +17,7 @@ use causeway::backup::check_restored;
 use causeway::config::{Config, ENV_CONFIG, SETTINGS, flag};
 use causeway::schema_file::{self, Follows};
 use causeway::server::{Server, resolve};
+use causeway::tls::Tls;
 use causeway_storage::{ChangeStore, Schema};
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use tokio::signal::unix::{SignalKind, signal};
@@ -93,6 +94,10 @@ fn serve(config: Config) -> Result<(), String> {
     let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(terminal).with_writer(std::io::stderr).init();
     let schema = schema_file::load(&config)?;
+    let tls = Tls::load(&config).map_err(|e| e.to_string())?;
+    for warning in tls.iter().flat_map(|tls| tls.warnings()) {
+        tracing::warn!("{warning}");
+    }
     raise_file_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(config.io_thread_count())
@@ -100,7 +105,7 @@ fn serve(config: Config) -> Result<(), String> {
         .enable_all()
         .build()
         .map_err(|e| format!("cannot start: {e}"))?;
-    let result = runtime.block_on(run(config, schema));
+    let result = runtime.block_on(run(config, schema, tls));
     // What has not ended within the drain is given up.
     runtime.shutdown_background();
     result
@@ -109,15 +114,18 @@ fn serve(config: Config) -> Result<(), String> {
 /// Blocking threads beside those that read pages: large messages are decoded there.
 const DECODE_THREADS: usize = 2;
 
-async fn run(config: Config, schema: Option<Arc<Schema>>) -> Result<(), String> {
+async fn run(config: Config, schema: Option<Arc<Schema>>, tls: Option<Arc<Tls>>) -> Result<(), String> {
     let (server, listener, address) =
-        Server::bind(&config).map_err(|e| format!("cannot listen on {}: {e}", config.listen))?;
+        Server::bind(&config, tls.clone()).map_err(|e| format!("cannot listen on {}: {e}", config.listen))?;
     survive_file_limit().map_err(|e| format!("cannot handle signals: {e}"))?;
     let stop = stop_signal().map_err(|e| format!("cannot wait for signals: {e}"))?;
     let admin = match &config.admin_listen {
         Some(listen) => Some(admin_listener(&config, listen).await?),
         None => None,
     };
+    if let Some(tls) = &tls {
+        tokio::spawn(tls.clone().watch(server.metrics()));
+    }
     let running = tokio::spawn(server.clone().run(listener, stop));
 
     let backend = causeway_storage::backend(&config.store).map_err(|e| e.to_string())?;
@@ -146,7 +154,7 @@ async fn run(config: Config, schema: Option<Arc<Schema>>) -> Result<(), String> 
         look_for_unfit_cells(store.clone(), schema, &config.data)
             .map_err(|e| format!("cannot start a thread: {e}"))?;
     }
-    let admin = admin.map(|admin| admin.serve(commands));
+    let admin = admin.map(|admin| admin.serve(commands, tls.filter(|_| config.admin_tls)));
 
     let in_time = running.await.map_err(|e| format!("the server has failed: {e}"))?;
     if !in_time {
@@ -188,9 +196,15 @@ fn look_for_unfit_cells(
 
 async fn admin_listener(config: &Config, listen: &str) -> Result<AdminListener, String> {
     let failed = |e| format!("cannot listen on {listen} (admin_listen): {e}");
+    let address = resolve(listen).map_err(failed)?;
+    if !config.admin_tls && !address.ip().is_loopback() {
+        tracing::warn!(
+            "admin_listen {listen}: operators show their token there in plain; set admin_tls, or listen on loopback"
+        );
+    }
     // Configurations without it are not taken.
     let token = Token::read(config.admin_token_file.as_deref().unwrap_or(Path::new("")))?;
-    AdminListener::bind(resolve(listen).map_err(failed)?, token).await.map_err(failed)
+    AdminListener::bind(address, token).await.map_err(failed)
 }
 
 /// Runs what may block on the disk.
@@ -208,8 +222,10 @@ fn banner(
     schema: Option<&Schema>,
 ) -> String {
     let data = std::path::absolute(&config.data).unwrap_or_else(|_| config.data.clone());
-    let admin =
-        admin.map_or_else(String::new, |admin| format!("  operators   http://{admin}/admin/channels\n"));
+    let s = |tls| if tls { "s" } else { "" };
+    let admin = admin.map_or_else(String::new, |admin| {
+        format!("  operators   http{}://{admin}/admin/channels\n", s(config.admin_tls))
+    });
     let schema = match (&config.schema, schema) {
         (Some(path), Some(schema)) => {
             format!("  schema      {}: {}\n", path.display(), schema_file::describe(schema))
@@ -218,11 +234,12 @@ fn banner(
     };
     format!(
         "Causeway {version}\n  \
-         listening   ws://{address}/?channel=NAME\n{admin}  \
+         listening   ws{s}://{address}/?channel=NAME\n{admin}  \
          store       {store}, durability {durability}\n  \
          data        {data}\n{schema}  \
-         try it      npx wscat -c 'ws://{address}/?channel=test-channel'",
+         try it      npx wscat -c 'ws{s}://{address}/?channel=test-channel'",
         version = env!("CARGO_PKG_VERSION"),
+        s = s(config.tls_cert.is_some()),
         store = config.store,
         durability = config.durability,
         data = data.display(),

@@ -12,6 +12,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::protocol::Code;
+use crate::tls::HandshakeFailure;
 use crate::unavailable::{Unavailable, Use};
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -112,6 +113,10 @@ pub struct Metrics {
     outbox_bytes: Gauge,
     lagging: Gauge,
     silent_shards: Gauge,
+    tls_handshakes: Counter,
+    tls_failures: [Counter; HandshakeFailure::ALL.len()],
+    tls_certificate_end: Gauge,
+    tls_files_unusable: Gauge,
 }
 
 /// The messages that clients send.
@@ -145,6 +150,8 @@ impl Default for Metrics {
             "Channels whose store failed when it was last asked to write or to read",
             channel_unavailable.clone(),
         );
+        let tls_failures = Family::<KindLabel, Counter>::default();
+        r.register("tls_handshakes_failed", "TLS handshakes that failed, by kind", tls_failures.clone());
         let outcome = |outcome| merged.get_or_create(&OutcomeLabel { outcome }).clone();
         let message = |r#type| messages.get_or_create(&TypeLabel { r#type }).clone();
         let sent = |r#type| messages_out.get_or_create(&TypeLabel { r#type }).clone();
@@ -200,6 +207,19 @@ impl Default for Metrics {
                 r,
                 "silent_shards",
                 "Shards in the middle of a commit that takes long; what is theirs is missing here",
+            ),
+            tls_handshakes: counter(r, "tls_handshakes", "TLS handshakes done"),
+            tls_failures: HandshakeFailure::ALL
+                .map(|kind| tls_failures.get_or_create(&KindLabel { kind: kind.as_str() }).clone()),
+            tls_certificate_end: gauge(
+                r,
+                "tls_certificate_end_timestamp_seconds",
+                "Until when the TLS certificate is valid, in seconds since 1970; 0 without TLS",
+            ),
+            tls_files_unusable: gauge(
+                r,
+                "tls_files_unusable",
+                "1 while tls_cert and tls_key cannot be used, and the certificate before them is served",
             ),
             registry,
         }
@@ -269,6 +289,20 @@ impl Metrics {
     /// Open connections.
     pub fn connections(&self) -> usize {
         usize::try_from(self.connections.get()).unwrap_or(0)
+    }
+
+    /// A TLS handshake is done, or has failed.
+    pub fn tls_handshake<T>(&self, done: &Result<T, HandshakeFailure>) {
+        match done {
+            Ok(_) => self.tls_handshakes.inc(),
+            Err(failure) => self.tls_failures[*failure as usize].inc(),
+        };
+    }
+
+    /// The TLS certificate ends then, in seconds since 1970; whether what is in its files cannot be used.
+    pub fn tls_certificate(&self, until_unix_s: u64, unusable: bool) {
+        self.tls_certificate_end.set(until_unix_s as i64);
+        self.tls_files_unusable.set(unusable.into());
     }
 
     /// A message has come and could be read.

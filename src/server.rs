@@ -14,11 +14,14 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 
 use crate::config::Config;
 use crate::connection::Stream;
+use crate::metrics::Metrics;
 use crate::relay::Relay;
 use crate::routes::{self, Routes};
+use crate::tls::Tls;
 use crate::work::Work;
 
 /// Connections that the system keeps for us until they are accepted.
@@ -61,27 +64,30 @@ impl Listener for TcpListener {
 pub struct Server {
     config: Config,
     work: Work,
+    tls: Option<Arc<Tls>>,
     routes: Arc<Routes>,
     connections: Arc<Semaphore>,
 }
 
 impl Server {
-    /// Binds the address; gives the server, its socket, and the address with the port that it has.
-    pub fn bind(config: &Config) -> io::Result<(Arc<Self>, TcpListener, SocketAddr)> {
+    /// Binds the address; gives the server, its socket, and the address with the port that it has. With `tls`, it is the only
+    /// thing spoken there.
+    pub fn bind(config: &Config, tls: Option<Arc<Tls>>) -> io::Result<(Arc<Self>, TcpListener, SocketAddr)> {
         let address = resolve(&config.listen)?;
         let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
         socket.set_reuseaddr(true)?;
         socket.bind(address)?;
         let listener = socket.listen(BACKLOG)?;
         let address = listener.local_addr()?;
-        Ok((Self::new(config, Work::Threads), listener, address))
+        Ok((Self::new(config, Work::Threads, tls), listener, address))
     }
 
     /// A server whose connections come from any [`Listener`].
-    pub fn new(config: &Config, work: Work) -> Arc<Self> {
+    pub fn new(config: &Config, work: Work, tls: Option<Arc<Tls>>) -> Arc<Self> {
         Arc::new(Server {
             config: config.clone(),
             work,
+            tls,
             routes: Arc::default(),
             connections: Arc::new(Semaphore::new(config.max_connections.min(Semaphore::MAX_PERMITS))),
         })
@@ -99,6 +105,11 @@ impl Server {
     /// The relay, once there is a store.
     pub fn relay(&self) -> Option<Arc<Relay>> {
         self.routes.relay.get().cloned()
+    }
+
+    /// What is counted.
+    pub fn metrics(&self) -> Arc<Metrics> {
+        self.routes.metrics.clone()
     }
 
     /// Serves until `stop` is ready, then drains: no new clients, what was accepted is committed and acked, every
@@ -133,6 +144,10 @@ impl Server {
     fn accepted<S: Stream>(self: Arc<Self>, mut stream: S) {
         let Ok(permit) = self.connections.clone().try_acquire_owned() else {
             tracing::warn!("refused a connection: max_connections are open");
+            if self.tls.is_some() {
+                // It would take a handshake to say so, which is what there is too much of.
+                return;
+            }
             // It is writable at once, so this task is gone at once.
             tokio::spawn(async move { drop(stream.write_all(FULL).await) });
             return;
@@ -140,13 +155,24 @@ impl Server {
         tokio::spawn(self.serve(stream, Arc::new(permit)));
     }
 
-    /// Serves HTTP on a connection, until it becomes a WebSocket or ends.
+    /// Serves a connection until it becomes a WebSocket or ends. TLS and the first request's head have one deadline.
     async fn serve<S: Stream>(self: Arc<Self>, stream: S, permit: Arc<OwnedSemaphorePermit>) {
+        let deadline = Instant::now() + Duration::from_millis(self.config.handshake_timeout_ms);
+        let Some(tls) = &self.tls else { return self.serve_http(stream, deadline, permit).await };
+        let accepted = tls.accept(stream, deadline).await;
+        self.routes.metrics.tls_handshake(&accepted);
+        if let Ok(stream) = accepted {
+            // A task without TLS is not to be larger for it.
+            Box::pin(self.serve_http(stream, deadline, permit)).await;
+        }
+    }
+
+    async fn serve_http<S: Stream>(&self, stream: S, deadline: Instant, permit: Arc<OwnedSemaphorePermit>) {
         let routes = self.routes.clone();
         let service = service_fn(move |request| routes::answer::<S>(routes.clone(), request, permit.clone()));
         let served = http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(Duration::from_millis(self.config.handshake_timeout_ms))
+            .header_read_timeout(deadline.saturating_duration_since(Instant::now()))
             .half_close(true)
             .max_buf_size(MAX_HEAD_BYTES)
             .serve_connection(TokioIo::new(stream), service)

@@ -14,6 +14,7 @@ use causeway::backup::{RestoreOptions, check_restored, restore};
 use causeway::config::Config;
 use causeway::schema_file::{self, Follows};
 use causeway::server::resolve;
+use causeway::tls::Tls;
 use causeway_storage::{Backend, ChangeStore, Schema};
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
@@ -185,6 +186,14 @@ fn check_config(config: &Config, tell: &mut dyn FnMut(Line)) {
     }
     if let Some(path) = &config.admin_token_file {
         check("admin_token_file", Token::read(path).map(|_| path.display().to_string()));
+    }
+    match Tls::load(config) {
+        Ok(None) => {}
+        Ok(Some(tls)) => {
+            let warnings = tls.warnings().into_iter().map(|warning| format!("; {warning}"));
+            check("tls_cert", Ok(tls.info().to_string() + &warnings.collect::<String>()));
+        }
+        Err(e) => check("tls_cert", Err(e.to_string())),
     }
     let filter = tracing_subscriber::EnvFilter::try_new(&config.log);
     check("log", filter.map(|_| config.log.clone()).map_err(|e| format!("log: {e}")));

@@ -13,7 +13,7 @@ use std::net::TcpStream;
 
 /// Asks for an upgrade.
 fn upgrade(server: &Server, target: &str) -> Response {
-    let mut stream = server.tcp();
+    let mut stream = server.stream();
     stream.write_all(upgrade_request(target).as_bytes()).unwrap();
     Response::read(&mut stream).unwrap_or_else(|| panic!("no answer to {target}"))
 }
@@ -21,7 +21,7 @@ fn upgrade(server: &Server, target: &str) -> Response {
 /// An upgrade whose headers are put together by the test.
 fn upgrade_with(server: &Server, headers: &str) -> u16 {
     let request = format!("GET /?channel=list HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n");
-    let mut stream = server.tcp();
+    let mut stream = server.stream();
     stream.write_all(request.as_bytes()).unwrap();
     Response::read(&mut stream).unwrap_or_else(|| panic!("no answer to {request:?}")).status
 }

@@ -279,7 +279,7 @@ fn a_connection_that_only_its_client_ended_is_ended() {
 #[test]
 fn an_extension_that_is_offered_is_not_taken() {
     let server = Server::start("memory");
-    let mut stream = server.tcp();
+    let mut stream = server.stream();
     let offer = "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n";
     let request = common::upgrade_request(&format!("/?channel={}", encode("list")));
     let request = request.replace("Upgrade: websocket\r\n", &format!("Upgrade: websocket\r\n{offer}"));

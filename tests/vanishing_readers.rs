@@ -12,7 +12,7 @@ mod load;
 #[path = "vanishing_readers/reader.rs"]
 mod reader;
 
-use common::{Client, Event, Numbers, PATIENCE, Server, cell, pull, update};
+use common::{Certificate, Client, Event, Numbers, PATIENCE, Server, cell, pull, update};
 use load::{Load, pulled, under_load};
 use reader::{Reader, Visit};
 use std::thread;
@@ -107,11 +107,8 @@ impl Plan {
     }
 
     fn run(self, reader: &mut Reader, server: &Server) {
-        let client = if self.narrow {
-            Client::connect_narrow(server.addr, "list", SEGMENT_BYTES)
-        } else {
-            server.connect("list")
-        };
+        let client =
+            if self.narrow { server.connect_narrow("list", SEGMENT_BYTES) } else { server.connect("list") };
         let mut visit = if self.pulls { reader.pull(client) } else { reader.follow(client) };
         if self.steps(&mut visit).is_none() {
             return;
@@ -252,7 +249,7 @@ fn who_stops_reading_is_dropped_and_comes_back(store: &str) {
             .iter_mut()
             .enumerate()
             .map(|(n, reader)| {
-                let mut visit = reader.pull(Client::connect_narrow(server.addr, "list", SEGMENT_BYTES));
+                let mut visit = reader.pull(server.connect_narrow("list", SEGMENT_BYTES));
                 match n {
                     0 => {}
                     1 => {
@@ -284,11 +281,21 @@ fn who_stops_reading_is_dropped_and_comes_back(store: &str) {
 
 /// The server's system would take megabytes for it, and for each bit of room wait until a third of them has left.
 fn who_reads_byte_by_byte_is_kept(store: &str) {
+    byte_by_byte(&Server::with(store, &BYTE_BY_BYTE));
+}
+
+/// Between the server and the system there is TLS, which holds a little of its own.
+#[test]
+fn who_reads_byte_by_byte_over_tls_is_kept() {
+    byte_by_byte(&Server::over_tls("memory", &Certificate::new(), &BYTE_BY_BYTE));
+}
+
+const BYTE_BY_BYTE: [(&str, &str); 2] = [("outbox-max-bytes", "1000000"), ("slow-client-timeout-ms", "3000")];
+
+fn byte_by_byte(server: &Server) {
     const LOOPBACK_SEGMENT_BYTES: u32 = 32_000;
     // More than twice what a reader who takes nothing is given.
     const TRICKLING: Duration = Duration::from_secs(7);
-    let settings = [("outbox-max-bytes", "1000000"), ("slow-client-timeout-ms", "3000")];
-    let server = Server::with(store, &settings);
     let load = Load {
         seed: seed(),
         value_bytes: 2_500,
@@ -297,8 +304,8 @@ fn who_reads_byte_by_byte_is_kept(store: &str) {
         message_max_bytes: 1 << 20,
     };
     let mut reader = Reader::new("byte by byte");
-    let (reached, tail) = under_load(&server, &load, |progress| {
-        let mut visit = reader.pull(Client::connect_narrow(server.addr, "list", LOOPBACK_SEGMENT_BYTES));
+    let (reached, tail) = under_load(server, &load, |progress| {
+        let mut visit = reader.pull(server.connect_narrow("list", LOOPBACK_SEGMENT_BYTES));
         let deadline = Instant::now() + PATIENCE;
         while server.metric("lagging_connections") == 0 {
             assert!(Instant::now() < deadline, "it never lags");
@@ -312,7 +319,7 @@ fn who_reads_byte_by_byte_is_kept(store: &str) {
         goal
     });
     assert!(reached > 0 && reader.cursor >= reached);
-    assert_nothing_missed(&server, std::slice::from_mut(&mut reader), tail);
+    assert_nothing_missed(server, std::slice::from_mut(&mut reader), tail);
 }
 
 /// While the server waits for it to take more it sends no pings, so that none is unanswered.
@@ -323,7 +330,7 @@ fn who_takes_long_to_read_is_not_taken_for_silent(store: &str) {
     let server = Server::with(store, &settings);
     let mut writer = server.connect("list");
     let mut reader = Reader::new("slow");
-    let mut visit = reader.pull(Client::connect_narrow(server.addr, "list", SEGMENT_BYTES));
+    let mut visit = reader.pull(server.connect_narrow("list", SEGMENT_BYTES));
     visit.read_up_to(0);
     for n in 1..=UPDATES {
         writer.update(n, &[cell(&format!("k{n}"), "c", "v".repeat(50_000), 1)]);
@@ -340,6 +347,16 @@ fn who_takes_long_to_read_is_not_taken_for_silent(store: &str) {
 
 /// Far more is written than may be held for those who do not read it.
 fn memory_stays_bounded_behind_readers_that_stop(store: &str) {
+    bounded_behind_readers_that_stop(|settings| Server::with(store, settings));
+}
+
+#[test]
+fn memory_stays_bounded_behind_readers_over_tls_that_stop() {
+    let certificate = Certificate::new();
+    bounded_behind_readers_that_stop(|settings| Server::over_tls("memory", &certificate, settings));
+}
+
+fn bounded_behind_readers_that_stop(start: impl FnOnce(&[(&str, &str)]) -> Server) {
     const STOPPED: u64 = 4;
     const OUTBOX_BYTES: u64 = 1 << 20;
     const PAGE_BYTES: u64 = 512 << 10;
@@ -355,7 +372,7 @@ fn memory_stays_bounded_behind_readers_that_stop(store: &str) {
         ("slow-client-timeout-ms", "120000".to_owned()),
     ];
     let settings: Vec<_> = settings.iter().map(|(name, value)| (*name, value.as_str())).collect();
-    let server = Server::with(store, &settings);
+    let server = start(&settings);
     let mut writer = server.connect("list");
     let value = "v".repeat(VALUE_BYTES);
     // The same few cells again and again: the data stays small.
@@ -366,7 +383,7 @@ fn memory_stays_bounded_behind_readers_that_stop(store: &str) {
     let mut visits: Vec<_> = readers
         .iter_mut()
         .map(|reader| {
-            let mut visit = reader.pull(Client::connect_narrow(server.addr, "list", SEGMENT_BYTES));
+            let mut visit = reader.pull(server.connect_narrow("list", SEGMENT_BYTES));
             visit.read_up_to(10);
             visit
         })
@@ -398,7 +415,7 @@ fn memory_stays_bounded_behind_a_large_sender_that_does_not_read() {
     // Eight times the default outbox, and what large updates take on their way.
     const MOST_GROWTH: u64 = 80 << 20;
     let server = Server::start("memory");
-    let mut large = Client::connect_narrow(server.addr, "list", SEGMENT_BYTES);
+    let mut large = server.connect_narrow("list", SEGMENT_BYTES);
     let mut small = server.connect("list");
     let value = "v".repeat(VALUE_BYTES);
     let before = server.peak_memory_bytes();

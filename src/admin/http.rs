@@ -21,12 +21,15 @@ use hyper::service::service_fn;
 use hyper::{Method, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use percent_encoding::percent_decode_str;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use super::commands::Commands;
 use super::{Line, Problem, ProblemCode, ROWS_DEFAULT, ROWS_MAX, Request};
+use crate::connection::Stream;
+use crate::tls::Tls;
 
 /// Connections at once; more are closed at once.
 const CONNECTIONS_MAX: usize = 32;
@@ -100,8 +103,8 @@ impl AdminListener {
         Ok(AdminListener { listener, token, address })
     }
 
-    /// Begins to answer.
-    pub fn serve(self, commands: Commands) -> AdminHttp {
+    /// Begins to answer, over TLS if there is any.
+    pub fn serve(self, commands: Commands, tls: Option<Arc<Tls>>) -> AdminHttp {
         let AdminListener { listener, token, .. } = self;
         let token = Arc::new(token);
         let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
@@ -119,10 +122,16 @@ impl AdminListener {
                     tracing::warn!("refused an operator's connection: {CONNECTIONS_MAX} are open");
                     continue;
                 };
-                let (commands, token) = (commands.clone(), token.clone());
+                let (commands, token, tls) = (commands.clone(), token.clone(), tls.clone());
                 tokio::spawn(async move {
                     let _permit = permit;
-                    serve_connection(stream, commands, token).await;
+                    match tls {
+                        None => serve_connection(stream, commands, token).await,
+                        Some(tls) => match tls.accept(stream, Instant::now() + HEAD_TIMEOUT).await {
+                            Ok(stream) => serve_connection(stream, commands, token).await,
+                            Err(e) => tracing::debug!("an operator's TLS handshake failed: {}", e.as_str()),
+                        },
+                    }
                 });
             }
         });
@@ -131,7 +140,7 @@ impl AdminListener {
 }
 
 /// Answers one request.
-async fn serve_connection(stream: TcpStream, commands: Commands, token: Arc<Token>) {
+async fn serve_connection(stream: impl Stream, commands: Commands, token: Arc<Token>) {
     let service = service_fn(|request| answer(&commands, &token, request));
     let served = http1::Builder::new()
         .timer(TokioTimer::new())

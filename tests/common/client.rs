@@ -2,11 +2,12 @@
 
 use super::frame::{CLOSE, Frame, PING, PONG, TEXT, frame};
 use super::http::{Response, encode, upgrade_request};
+use super::stream::Stream;
 use super::{PATIENCE, changes, pull, update, version};
 use serde_json::Value;
 use socket2::{Domain, SockRef, Socket, Type};
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 /// What came from the server.
@@ -24,7 +25,7 @@ const NARROW_BUFFER_BYTES: usize = 4096;
 
 /// One connection to a channel, after its `connected`.
 pub struct Client {
-    stream: TcpStream,
+    stream: Stream,
     buffer: Vec<u8>,
     /// The server's `connected`.
     pub connected: Value,
@@ -50,34 +51,33 @@ impl Client {
     /// The same, with bytes that follow the handshake in the same write.
     #[track_caller]
     pub fn connect_with(addr: SocketAddr, target: &str, early: &[u8]) -> Self {
-        Self::over(TcpStream::connect(addr).unwrap(), target, early)
+        Self::over(TcpStream::connect(addr).unwrap().into(), target, early)
     }
 
-    /// A connection whose client's system takes in little before it is read. The size of its segments, in bytes, says how
-    /// much the server's system takes: tens of kilobytes if they are small, megabytes if they are loopback's.
+    /// The same over a stream of the caller's.
     #[track_caller]
-    pub fn connect_narrow(addr: SocketAddr, channel: &str, segment_bytes: u32) -> Self {
-        let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None).unwrap();
-        socket.set_recv_buffer_size(NARROW_BUFFER_BYTES).unwrap();
-        socket.set_tcp_mss(segment_bytes).unwrap();
-        socket.connect(&addr.into()).unwrap();
-        Self::over(socket.into(), &format!("/?channel={}", encode(channel)), &[])
+    pub fn connect_over(stream: Stream, channel: &str) -> Self {
+        Self::over(stream, &format!("/?channel={}", encode(channel)), &[])
     }
 
     /// The same, or the server's answer if it refuses the handshake.
     pub fn try_connect(addr: SocketAddr, channel: &str) -> Result<Self, Response> {
-        Self::try_over(TcpStream::connect(addr).unwrap(), &format!("/?channel={}", encode(channel)), &[])
+        Self::try_over(
+            TcpStream::connect(addr).unwrap().into(),
+            &format!("/?channel={}", encode(channel)),
+            &[],
+        )
     }
 
     #[track_caller]
-    fn over(stream: TcpStream, target: &str, early: &[u8]) -> Self {
+    fn over(stream: Stream, target: &str, early: &[u8]) -> Self {
         Self::try_over(stream, target, early).unwrap_or_else(|response| panic!("{target}: {response:?}"))
     }
 
     #[track_caller]
-    fn try_over(mut stream: TcpStream, target: &str, early: &[u8]) -> Result<Self, Response> {
-        stream.set_nodelay(true).unwrap();
-        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+    fn try_over(mut stream: Stream, target: &str, early: &[u8]) -> Result<Self, Response> {
+        stream.socket().set_nodelay(true).unwrap();
+        stream.socket().set_write_timeout(Some(PATIENCE)).unwrap();
         stream.write_all(&[upgrade_request(target).as_bytes(), early].concat()).unwrap();
         let response = Response::read(&mut stream).expect("an answer to the handshake");
         if response.status != 101 {
@@ -91,10 +91,15 @@ impl Client {
         Ok(client)
     }
 
-    /// A second handle on the same connection, to send while the first one reads.
+    /// What it talks over.
+    pub fn stream(&self) -> &Stream {
+        &self.stream
+    }
+
+    /// A second handle on the same connection without TLS, to send while the first one reads.
     pub fn second_handle(&self) -> Self {
         Self {
-            stream: self.stream.try_clone().unwrap(),
+            stream: self.stream.socket().try_clone().unwrap().into(),
             buffer: Vec::new(),
             connected: self.connected.clone(),
             ..*self
@@ -128,19 +133,19 @@ impl Client {
     }
 
     /// Ends the client's direction of the connection.
-    pub fn half_close(&self) {
-        self.stream.shutdown(Shutdown::Write).unwrap();
+    pub fn half_close(&mut self) {
+        self.stream.end_writing();
     }
 
     /// Gives the connection up with a reset; what is under way is lost.
     pub fn reset(self) {
-        SockRef::from(&self.stream).set_linger(Some(Duration::ZERO)).unwrap();
+        SockRef::from(self.stream.socket()).set_linger(Some(Duration::ZERO)).unwrap();
     }
 
     /// Reads at most `most` bytes with one call, which count for the next frame; 0 if none come in the given time,
     /// `None` at the end of the connection.
     pub fn read_bytes(&mut self, most: usize, patience: Duration) -> Option<usize> {
-        self.stream.set_read_timeout(Some(patience)).unwrap();
+        self.stream.socket().set_read_timeout(Some(patience)).unwrap();
         let mut chunk = vec![0; most];
         match self.stream.read(&mut chunk) {
             Ok(0) => None,
@@ -172,7 +177,7 @@ impl Client {
             else {
                 return Event::Nothing;
             };
-            self.stream.set_read_timeout(Some(left)).unwrap();
+            self.stream.socket().set_read_timeout(Some(left)).unwrap();
             let mut chunk = [0; 64 << 10];
             match self.stream.read(&mut chunk) {
                 Ok(0) => return Event::Ended,
@@ -269,4 +274,14 @@ impl Client {
     pub fn expect_close(&mut self, code: u16) {
         assert_eq!(self.until_closed(), Some(code), "the close code");
     }
+}
+
+/// A socket whose system takes in little before it is read. The size of its segments, in bytes, says how much the server's
+/// system takes: tens of kilobytes if they are small, megabytes if they are loopback's.
+pub fn narrow(addr: SocketAddr, segment_bytes: u32) -> TcpStream {
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None).unwrap();
+    socket.set_recv_buffer_size(NARROW_BUFFER_BYTES).unwrap();
+    socket.set_tcp_mss(segment_bytes).unwrap();
+    socket.connect(&addr.into()).unwrap();
+    socket.into()
 }

@@ -1,8 +1,8 @@
 //! Plain HTTP/1.1 over a socket, enough for the handshake and the few pages of the server.
 
 use super::PATIENCE;
+use super::stream::Stream;
 use std::io::{ErrorKind, Read, Write};
-use std::net::TcpStream;
 use std::time::Instant;
 
 /// What a handshake must carry, with the sample key of RFC 6455.
@@ -33,7 +33,7 @@ impl Response {
     }
 
     /// Reads a response's head; what came after it is the body so far. `None` if the connection ended before that.
-    pub fn read(stream: &mut TcpStream) -> Option<Self> {
+    pub fn read(stream: &mut Stream) -> Option<Self> {
         let mut bytes = Vec::new();
         let end = loop {
             if let Some(at) = bytes.windows(4).position(|window| window == b"\r\n\r\n") {
@@ -56,7 +56,8 @@ pub fn upgrade_request(target: &str) -> String {
 }
 
 /// Sends a request and reads the whole answer, or what of it is there when the connection ends.
-pub fn exchange(mut stream: TcpStream, request: &[u8]) -> Option<Response> {
+pub fn exchange(stream: impl Into<Stream>, request: &[u8]) -> Option<Response> {
+    let mut stream = stream.into();
     stream.write_all(request).ok()?;
     let mut response = Response::read(&mut stream)?;
     let length = response.header("content-length").and_then(|length| length.parse().ok());
@@ -74,8 +75,8 @@ pub fn encode(name: impl AsRef<[u8]>) -> String {
 }
 
 /// Reads once; `false` at the end of the connection.
-fn read_some(stream: &mut TcpStream, into: &mut Vec<u8>) -> bool {
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+fn read_some(stream: &mut Stream, into: &mut Vec<u8>) -> bool {
+    stream.socket().set_read_timeout(Some(PATIENCE)).unwrap();
     let started = Instant::now();
     let mut chunk = [0; 16 << 10];
     match stream.read(&mut chunk) {

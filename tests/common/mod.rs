@@ -5,6 +5,7 @@
 
 #![allow(dead_code, unreachable_pub, unused_imports, unused_macros, missing_docs, clippy::unwrap_used)]
 
+mod certificate;
 mod client;
 mod frame;
 pub mod guarantees;
@@ -13,10 +14,12 @@ pub mod loadgen;
 mod place;
 mod replica;
 mod server;
+mod stream;
 
 use serde_json::{Value, json};
 use std::time::Duration;
 
+pub use certificate::{Certificate, cert_file, key_file, write_certificate, write_key};
 pub use client::{Client, Event};
 pub use frame::{
     BINARY, CLOSE, CONTINUATION, Frame, Length, PING, PONG, TEXT, close_frame, fragment, frame, wire,
@@ -25,6 +28,7 @@ pub use http::{HANDSHAKE_HEADERS, Response, encode, exchange, upgrade_request};
 pub use place::{Place, lines};
 pub use replica::{Numbers, Replica, Row};
 pub use server::{Finished, Server, run};
+pub use stream::Stream;
 
 /// How long a test waits for what must come. Nothing is asserted about being quicker.
 pub const PATIENCE: Duration = Duration::from_secs(20);

@@ -1,22 +1,27 @@
 //! The real binary as a child process.
 
 use super::PATIENCE;
-use super::client::Client;
+use super::certificate::{Certificate, cert_file, key_file};
+use super::client::{Client, narrow};
 use super::http::{Response, encode, exchange, upgrade_request};
+use super::stream::Stream;
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Mutex, mpsc};
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
+use tokio_rustls::rustls::ClientConfig;
 
 /// A running server, killed when it is dropped.
 pub struct Server {
     pub addr: SocketAddr,
     pub data: PathBuf,
+    /// How its clients speak TLS, if it does.
+    pub tls: Option<Arc<ClientConfig>>,
     child: Child,
     /// What it prints after its own address.
     banner: Mutex<mpsc::Receiver<String>>,
@@ -35,6 +40,29 @@ impl Server {
         let temp = tempfile::tempdir().unwrap();
         let mut server = Self::at(&temp.path().join("data"), store, settings);
         server._temp = Some(temp);
+        server
+    }
+
+    /// The same over TLS, with a certificate in the directory above its data.
+    pub fn over_tls(store: &str, certificate: &Certificate, settings: &[(&str, &str)]) -> Self {
+        let temp = tempfile::tempdir().unwrap();
+        let mut server = Self::over_tls_in(temp.path(), store, certificate, settings);
+        server._temp = Some(temp);
+        server
+    }
+
+    /// The same, with a directory of the caller's for the certificate's files.
+    pub fn over_tls_in(
+        dir: &Path,
+        store: &str,
+        certificate: &Certificate,
+        settings: &[(&str, &str)],
+    ) -> Self {
+        certificate.write(dir);
+        let (cert, key) = (cert_file(dir), key_file(dir));
+        let files = [("tls-cert", cert.to_str().unwrap()), ("tls-key", key.to_str().unwrap())];
+        let mut server = Self::at(&dir.join("data"), store, &[&files, settings].concat());
+        server.tls = Some(certificate.client());
         server
     }
 
@@ -70,13 +98,14 @@ impl Server {
             }
         };
         let banner = Mutex::new(receive);
-        Self { addr, data: data.to_owned(), child, banner, stderr: Some(stderr), _temp: None }
+        Self { addr, data: data.to_owned(), tls: None, child, banner, stderr: Some(stderr), _temp: None }
     }
 
     /// The address of its operators' listener, which it was started with; to be asked for once.
     pub fn operators(&self) -> SocketAddr {
-        let url = self.banner("operators   http://");
-        url.split('/').next().unwrap().parse().unwrap()
+        let url = self.banner("operators   http");
+        let (_, rest) = url.split_once("://").unwrap();
+        rest.split('/').next().unwrap().parse().unwrap()
     }
 
     /// What its banner says behind that, which must be there and is to be asked for once.
@@ -91,7 +120,18 @@ impl Server {
     }
 
     pub fn connect(&self, channel: &str) -> Client {
-        Client::connect(self.addr, channel)
+        Client::connect_over(self.stream(), channel)
+    }
+
+    /// The same over a [`narrow`] socket.
+    pub fn connect_narrow(&self, channel: &str, segment_bytes: u32) -> Client {
+        let socket = narrow(self.addr, segment_bytes);
+        Client::connect_over(Stream::over(socket, self.tls.as_ref()), channel)
+    }
+
+    /// A connection, over TLS if it speaks TLS.
+    pub fn stream(&self) -> Stream {
+        Stream::over(self.tcp(), self.tls.as_ref())
     }
 
     /// A bare connection.
@@ -108,7 +148,7 @@ impl Server {
 
     /// Any request, which must be answered.
     pub fn http(&self, request: &str) -> Response {
-        exchange(self.tcp(), request.as_bytes()).unwrap_or_else(|| panic!("no answer to {request:?}"))
+        exchange(self.stream(), request.as_bytes()).unwrap_or_else(|| panic!("no answer to {request:?}"))
     }
 
     /// All metrics of one moment without their prefix, those that differ in labels only summed up.
@@ -268,9 +308,9 @@ fn wait(child: &mut Child) -> Option<ExitStatus> {
     None
 }
 
-/// The address in a banner line with `ws://127.0.0.1:PORT`.
+/// The address in a banner line with `ws://127.0.0.1:PORT`, or wss.
 fn bound_address(line: &str) -> Option<SocketAddr> {
-    let (_, url) = line.split_once("ws://")?;
+    let (_, url) = line.split_once("ws://").or_else(|| line.split_once("wss://"))?;
     let end = url.find(|c: char| !(c.is_ascii_digit() || ".:".contains(c))).unwrap_or(url.len());
     Some(url[..end].parse().unwrap_or_else(|_| panic!("no address in the banner line {line:?}")))
 }

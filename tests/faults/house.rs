@@ -46,7 +46,7 @@ impl House {
         let runtime = Builder::new_multi_thread().max_blocking_threads(threads).enable_all().build().unwrap();
         let (stop, stopped) = oneshot::channel();
         let (server, addr, running) = runtime.block_on(async {
-            let (server, listener, addr) = Server::bind(&config).unwrap();
+            let (server, listener, addr) = Server::bind(&config, None).unwrap();
             server.open(store.clone(), None).unwrap();
             let running = tokio::spawn(server.clone().run(listener, async { drop(stopped.await) }));
             (server, addr, running)
