@@ -3,6 +3,7 @@
 //! A flag goes before the environment (`CAUSEWAY_…`), that before the file, that before the default. What is unknown
 //! or out of bounds is an error that names the setting and where it came from.
 
+use std::collections::HashSet;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,6 +23,8 @@ pub struct Setting {
     pub name: &'static str,
     /// What it means, with its unit.
     pub about: &'static str,
+    /// Whether its flag alone says `true`.
+    pub is_switch: bool,
 }
 
 /// A setting that cannot be taken.
@@ -49,7 +52,9 @@ macro_rules! settings {
 
         /// Every setting, in the order of `--print-config`.
         pub const SETTINGS: &[Setting] =
-            &[$( Setting { name: stringify!($name), about: concat!($($about),+) }, )+];
+            &[$( Setting {
+                name: stringify!($name), about: concat!($($about),+), is_switch: <$type as Kind>::IS_SWITCH,
+            }, )+];
 
         impl Config {
             fn set(&mut self, name: &str, value: &str) -> Result<(), String> {
@@ -82,6 +87,22 @@ const THREADS: std::ops::RangeInclusive<u64> = 0..=1024;
 settings! {
     /// The address to listen on.
     listen: String = "127.0.0.1:8080".into(), ANY;
+    /// Whether an address that is not loopback is listened on without any of the keys below: everybody may read and write everything.
+    insecure_no_auth: bool = false, ANY;
+    /// A file with HS256 secrets that tokens are signed with, one a line; read again when it changes, as all files of keys.
+    auth_hs256_secret_file: Option<PathBuf> = None, ANY;
+    /// A file with public keys in PEM that verify tokens: RSA (RS256), EC on P-256 (ES256), Ed25519 (EdDSA).
+    auth_public_keys_file: Option<PathBuf> = None, ANY;
+    /// A JWKS file with public keys that verify tokens.
+    auth_jwks_file: Option<PathBuf> = None, ANY;
+    /// A TOML file with the hashes of API keys and what each may do.
+    auth_api_keys_file: Option<PathBuf> = None, ANY;
+    /// The issuer (`iss`) that a token must have; empty: any.
+    auth_issuer: Option<String> = None, ANY;
+    /// The audience (`aud`) that a token must be for; empty: any.
+    auth_audience: Option<String> = None, ANY;
+    /// How far the clocks of those who make tokens may be from this one, in seconds.
+    auth_leeway_s: u64 = 5, 0..=600;
     /// The address that operators ask over HTTP (`/admin/…`), apart from the relay's own; empty means nowhere.
     admin_listen: Option<String> = None, ANY;
     /// The file that holds the token operators show there; `admin_listen` needs it.
@@ -193,7 +214,21 @@ impl Config {
         };
         let text = std::fs::read_to_string(path).map_err(|e| failed(e.to_string()))?;
         let table: toml::Table = text.parse().map_err(|e: toml::de::Error| failed(e.to_string()))?;
+        // The name of a table goes before those of its settings.
+        let mut values = Vec::new();
         for (name, value) in table {
+            match value {
+                toml::Value::Table(table) => {
+                    values.extend(table.into_iter().map(|(key, value)| (format!("{name}_{key}"), value)));
+                }
+                value => values.push((name, value)),
+            }
+        }
+        let mut seen = HashSet::new();
+        for (name, value) in values {
+            if !seen.insert(name.clone()) {
+                return Err(failed(format!("{name}: it is set twice")));
+            }
             let value = match value {
                 toml::Value::String(s) => s,
                 toml::Value::Integer(i) => i.to_string(),
@@ -216,7 +251,24 @@ impl Config {
             let problem = "it needs admin_token_file, a file that holds the token operators show".into();
             return Err(ConfigError { origin: "admin_listen".into(), problem });
         }
+        let rule = [("auth_issuer", &self.auth_issuer), ("auth_audience", &self.auth_audience)];
+        if let Some((name, _)) = rule.into_iter().find(|(_, value)| value.is_some() && !self.has_auth()) {
+            let problem = "tokens are not looked at without any of auth_hs256_secret_file, auth_public_keys_file, \
+                auth_jwks_file, auth_api_keys_file";
+            return Err(ConfigError { origin: name.into(), problem: problem.into() });
+        }
         Ok(())
+    }
+
+    /// Whether clients have to show a token.
+    pub fn has_auth(&self) -> bool {
+        let files = [
+            &self.auth_hs256_secret_file,
+            &self.auth_public_keys_file,
+            &self.auth_jwks_file,
+            &self.auth_api_keys_file,
+        ];
+        files.iter().any(|file| file.is_some())
     }
 
     /// What the store is opened with.
@@ -268,6 +320,8 @@ fn cores() -> usize {
 
 /// A kind of value that a setting has.
 trait Kind: Sized {
+    const IS_SWITCH: bool = false;
+
     fn parse(value: &str, bounds: std::ops::RangeInclusive<u64>) -> Result<Self, String>;
     fn toml(&self) -> String;
 }
@@ -293,6 +347,8 @@ macro_rules! number {
 number!(u32, u64, usize);
 
 impl Kind for bool {
+    const IS_SWITCH: bool = true;
+
     fn parse(value: &str, _: std::ops::RangeInclusive<u64>) -> Result<Self, String> {
         value.trim().parse().map_err(|_| format!("{value:?} is neither true nor false"))
     }

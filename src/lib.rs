@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | [`server`] | listens, drains, and ties everything below together |
 //! | [`routes`] | HTTP on the same port: the upgrade, health, metrics |
+//! | [`auth`] | tokens, keys, and what they grant |
 //! | [`admin`] | what an operator asks of a store, served or not; how it comes to a server |
 //! | [`relay`], [`draining`] | what all connections share; the beginning of its end |
 //! | [`connection`] | one socket: reads, decodes, hands over; writes what its outbox holds |
@@ -20,6 +21,7 @@
 //! Imports point down this list. Storage is a crate of its own, `causeway-storage`.
 
 pub mod admin;
+pub mod auth;
 pub mod backup;
 pub mod channel;
 pub mod config;

@@ -64,10 +64,14 @@ fn command() -> Command {
                     .help("Print the effective configuration, with a comment per key, and exit"),
             )
             .args(SETTINGS.iter().map(|setting| {
-                Arg::new(setting.name)
+                let argument = Arg::new(setting.name)
                     .long(setting.name.replace('_', "-"))
                     .value_name("VALUE")
-                    .help(setting.about.trim())
+                    .help(setting.about.trim());
+                match setting.is_switch {
+                    true => argument.num_args(0..=1).default_missing_value("true"),
+                    false => argument,
+                }
             }))
     };
     options(Command::new("causeway"))
@@ -150,8 +154,7 @@ fn follow_schema(data: &Path, schema: &Schema) -> Result<(), String> {
 const DECODE_THREADS: usize = 2;
 
 async fn run(config: Config, schema: Option<Arc<Schema>>) -> Result<(), String> {
-    let (server, listener, address) =
-        Server::bind(&config).map_err(|e| format!("cannot listen on {}: {e}", config.listen))?;
+    let (server, listener, address) = Server::bind(&config).map_err(|e| e.to_string())?;
     survive_file_limit().map_err(|e| format!("cannot handle signals: {e}"))?;
     let stop = stop_signal().map_err(|e| format!("cannot wait for signals: {e}"))?;
     let admin = match &config.admin_listen {
