@@ -14,6 +14,8 @@ use crate::config::Config;
 /// What precedes an API key, so that those who look for secrets in the wrong place find it.
 const API_KEY_PREFIX: &str = "causeway_";
 
+const NO_PRIVATE_KEY: &str = "no private key in PEM (PKCS #8): RSA from 2048 bits, EC on P-256, or Ed25519";
+
 /// What a token is to say.
 #[derive(Debug)]
 pub struct Wanted {
@@ -44,7 +46,8 @@ pub fn token(config: &Config, wanted: &Wanted, now_s: u64) -> Result<String, Str
     if let Some(audience) = &config.auth_audience {
         claims["aud"] = audience.as_str().into();
     }
-    encode(&Header::new(algorithm), &claims, &key).map_err(|_| "the key cannot sign".to_owned())
+    encode(&Header::new(algorithm), &claims, &key)
+        .map_err(|_| format!("the key cannot sign: it is {NO_PRIVATE_KEY}"))
 }
 
 /// Makes an API key, and its entry for `auth_api_keys_file`.
@@ -90,7 +93,7 @@ fn signing_key(config: &Config, wanted: &Wanted) -> Result<(Algorithm, EncodingK
         .map(|key| (Algorithm::ES256, key))
         .or_else(|_| EncodingKey::from_ed_pem(&pem).map(|key| (Algorithm::EdDSA, key)))
         .or_else(|_| EncodingKey::from_rsa_pem(&pem).map(|key| (Algorithm::RS256, key)))
-        .map_err(|_| failed("it is no private key in PEM (PKCS #8): RSA, EC on P-256, or Ed25519"))
+        .map_err(|_| failed(&format!("it is {NO_PRIVATE_KEY}")))
 }
 
 fn secret(config: &Config) -> Result<(Algorithm, EncodingKey), String> {
