@@ -4,10 +4,10 @@
 //! | --- | --- |
 //! | [`server`] | listens, drains, and ties everything below together |
 //! | [`routes`] | HTTP on the same port: the upgrade, health, metrics |
-//! | [`auth`] | tokens, keys, and what they grant |
 //! | [`admin`] | what an operator asks of a store, served or not; how it comes to a server |
 //! | [`relay`], [`draining`] | what all connections share; the beginning of its end |
 //! | [`connection`] | one socket: reads, decodes, hands over; writes what its outbox holds |
+//! | [`auth`] | tokens, the keys they are checked with, and what a connection may do |
 //! | [`protocol`] | frames and messages, decoded and encoded; knows nothing of the rest |
 //! | [`queue`], [`shard`] | the threads that own the channels and commit for them |
 //! | [`channel`] | one channel: merge, commit |

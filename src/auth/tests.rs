@@ -306,3 +306,24 @@ fn files_that_cannot_be_are_refused_and_never_shown() {
     files.config.auth_hs256_secret_file = Some(files.dir.path().into());
     assert!(files.open().err().unwrap().contains("regular file"));
 }
+
+proptest::proptest! {
+    #[test]
+    fn no_text_is_taken_that_is_not_signed(text in "\\PC{0,40}(\\.\\PC{0,40}){0,3}") {
+        let entry = format!("[a]\nsha256 = \"{}\"\nchannels = {{}}\n", sha256_hex("a key"));
+        let auth = auth(&[("hs256", std::str::from_utf8(SECRET).unwrap()), ("api", &entry)]);
+        proptest::prop_assert!(verify(&auth, text).is_err());
+    }
+
+    #[test]
+    fn no_signed_claims_disturb_the_server(
+        header in "[{\"alg:HS256,}\\[\\]0-9.e-]{0,40}",
+        claims in "[{\"subexpchanl:,}*\\[\\]0-9.e-]{0,60}",
+    ) {
+        let auth = with_secret();
+        let token = sign_parts(hs256(SECRET), &header, &claims);
+        proptest::prop_assert!(verify(&auth, token).is_err());
+        let token = sign_parts(hs256(SECRET), r#"{"alg":"HS256"}"#, &claims);
+        proptest::prop_assert!(verify(&auth, token).is_err());
+    }
+}
