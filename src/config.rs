@@ -436,8 +436,33 @@ mod tests {
             (&[], &[("key_format", "json")], "--key-format"),
             (&[], &[("store", "oracle")], "store"),
             (&[], &[("admin_listen", "127.0.0.1:1")], "admin_listen"),
+            (&[], &[("auth_issuer", "us")], "auth_issuer"),
+            (&[("CAUSEWAY_AUTH_AUDIENCE", "us")], &[], "auth_audience"),
+            (&[], &[("auth_leeway_s", "601")], "--auth-leeway-s"),
         ] {
             assert!(load(env, flags).unwrap_err().to_string().contains(name));
+        }
+    }
+
+    #[test]
+    fn a_tables_name_goes_before_its_settings() {
+        let read = |text: &str| {
+            let file = tempfile::NamedTempFile::new().unwrap();
+            std::fs::write(&file, text).unwrap();
+            Config::load(Some(file.path()), [].into_iter(), [].into_iter()).map_err(|e| e.to_string())
+        };
+        let config =
+            read("shards = 3\n[auth]\njwks_file = \"j\"\nleeway_s = 1\n[page]\nmax_bytes = 300\n").unwrap();
+        assert_eq!((config.auth_jwks_file, config.auth_leeway_s), (Some("j".into()), 1));
+        assert_eq!((config.shards, config.page_max_bytes), (3, 300));
+        for (wrong, told) in [
+            ("[auth]\nsecret = 1", "auth_secret: there is no such setting"),
+            ("[auth]\nauth_leeway_s = 1", "auth_auth_leeway_s: there is no such setting"),
+            ("auth_leeway_s = 1\n[auth]\nleeway_s = 2", "auth_leeway_s: it is set twice"),
+            ("[auth.leeway]\ns = 1", "auth_leeway: table is not a value"),
+        ] {
+            let error = read(wrong).unwrap_err();
+            assert!(error.contains(told), "{wrong}: {error}");
         }
     }
 
@@ -449,6 +474,9 @@ mod tests {
             key_format: KeyFormat::Plain,
             admin_listen: Some("127.0.0.1:1".into()),
             admin_token_file: Some("token".into()),
+            insecure_no_auth: true,
+            auth_hs256_secret_file: Some("secret".into()),
+            auth_issuer: Some("us".into()),
             ..set
         };
         for config in [set, Config::default()] {

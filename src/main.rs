@@ -178,7 +178,11 @@ async fn run(config: Config, schema: Option<Arc<Schema>>) -> Result<(), String> 
     } else {
         None
     };
-    println!("{}", banner(&config, address, admin.as_ref().map(|admin| admin.address)));
+    let keys = server.auth().map(|auth| auth.state().0);
+    if keys.is_none() && !address.ip().to_canonical().is_loopback() {
+        tracing::warn!("everybody who reaches {address} may read and write everything (insecure_no_auth)");
+    }
+    println!("{}", banner(&config, address, keys, admin.as_ref().map(|admin| admin.address)));
     let admin = admin.map(|admin| admin.serve(commands));
 
     let in_time = running.await.map_err(|e| format!("the server has failed: {e}"))?;
@@ -217,16 +221,22 @@ async fn blocking<T: Send + 'static, E: Display + Send + 'static>(
     done.map_err(|e| e.to_string())
 }
 
-fn banner(config: &Config, address: SocketAddr, admin: Option<SocketAddr>) -> String {
+/// `keys` is how many there are, where clients have to show tokens.
+fn banner(config: &Config, address: SocketAddr, keys: Option<usize>, admin: Option<SocketAddr>) -> String {
     let data = std::path::absolute(&config.data).unwrap_or_else(|_| config.data.clone());
     let admin =
         admin.map_or_else(String::new, |admin| format!("  operators   http://{admin}/admin/channels\n"));
+    let (access, header) = match keys {
+        Some(keys) => (format!("by token; keys: {keys}"), "-H 'Authorization: Bearer TOKEN' "),
+        None => ("everybody who reaches the address, to everything".into(), ""),
+    };
     format!(
         "Causeway {version}\n  \
          listening   ws://{address}/?channel=NAME\n{admin}  \
          store       {store}, durability {durability}\n  \
          data        {data}\n  \
-         try it      npx wscat -c 'ws://{address}/?channel=test-channel'",
+         access      {access}\n  \
+         try it      npx wscat {header}-c 'ws://{address}/?channel=test-channel'",
         version = env!("CARGO_PKG_VERSION"),
         store = config.store,
         durability = config.durability,

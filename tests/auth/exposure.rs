@@ -38,7 +38,9 @@ fn loopback_is_listened_on_however_it_is_written() {
 #[test]
 fn who_says_so_is_served_without_authentication() {
     let server = Server::with("memory", &[("listen", "0.0.0.0:0"), ("insecure-no-auth", "true")]);
-    Client::connect(([127, 0, 0, 1], server.addr.port()).into(), "list");
+    drop(Client::connect(([127, 0, 0, 1], server.addr.port()).into(), "list"));
+    let log = server.stop_and_log();
+    assert!(log.contains("WARN causeway: everybody who reaches"), "{log}");
     for flags in [&["--insecure-no-auth"][..], &["--insecure-no-auth", "true"], &["--insecure-no-auth=true"]]
     {
         let checked = run(&[&["check-config", "--listen", "0.0.0.0:0"], flags].concat(), &[]);
