@@ -3,6 +3,7 @@
 //! A flag goes before the environment (`CAUSEWAY_…`), that before the file, that before the default. What is unknown
 //! or out of bounds is an error that names the setting and where it came from.
 
+use std::collections::HashSet;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,6 +23,8 @@ pub struct Setting {
     pub name: &'static str,
     /// What it means, with its unit.
     pub about: &'static str,
+    /// Whether its flag alone says `true`.
+    pub is_switch: bool,
 }
 
 /// A setting that cannot be taken.
@@ -49,7 +52,9 @@ macro_rules! settings {
 
         /// Every setting, in the order of `--print-config`.
         pub const SETTINGS: &[Setting] =
-            &[$( Setting { name: stringify!($name), about: concat!($($about),+) }, )+];
+            &[$( Setting {
+                name: stringify!($name), about: concat!($($about),+), is_switch: <$type as Kind>::IS_SWITCH,
+            }, )+];
 
         impl Config {
             fn set(&mut self, name: &str, value: &str) -> Result<(), String> {
@@ -82,6 +87,22 @@ const THREADS: std::ops::RangeInclusive<u64> = 0..=1024;
 settings! {
     /// The address to listen on.
     listen: String = "127.0.0.1:8080".into(), ANY;
+    /// Whether an address that is not loopback is listened on without any of the keys below: everybody may read and write everything.
+    insecure_no_auth: bool = false, ANY;
+    /// A file with HS256 secrets that tokens are signed with, one a line; read again when it changes, as all files of keys.
+    auth_hs256_secret_file: Option<PathBuf> = None, ANY;
+    /// A file with public keys in PEM that verify tokens: RSA (RS256), EC on P-256 (ES256), Ed25519 (EdDSA).
+    auth_public_keys_file: Option<PathBuf> = None, ANY;
+    /// A JWKS file with public keys that verify tokens.
+    auth_jwks_file: Option<PathBuf> = None, ANY;
+    /// A TOML file with the hashes of API keys and what each may do.
+    auth_api_keys_file: Option<PathBuf> = None, ANY;
+    /// The issuer (`iss`) that a token must have; empty: any.
+    auth_issuer: Option<String> = None, ANY;
+    /// The audience (`aud`) that a token must be for; empty: any.
+    auth_audience: Option<String> = None, ANY;
+    /// How far the clocks of those who make tokens may be from this one, in seconds.
+    auth_leeway_s: u64 = 5, 0..=600;
     /// The address that operators ask over HTTP (`/admin/…`), apart from the relay's own; empty means nowhere.
     admin_listen: Option<String> = None, ANY;
     /// The file that holds the token operators show there; `admin_listen` needs it.
@@ -199,7 +220,21 @@ impl Config {
         };
         let text = std::fs::read_to_string(path).map_err(|e| failed(e.to_string()))?;
         let table: toml::Table = text.parse().map_err(|e: toml::de::Error| failed(e.to_string()))?;
+        // The name of a table goes before those of its settings.
+        let mut values = Vec::new();
         for (name, value) in table {
+            match value {
+                toml::Value::Table(table) => {
+                    values.extend(table.into_iter().map(|(key, value)| (format!("{name}_{key}"), value)));
+                }
+                value => values.push((name, value)),
+            }
+        }
+        let mut seen = HashSet::new();
+        for (name, value) in values {
+            if !seen.insert(name.clone()) {
+                return Err(failed(format!("{name}: it is set twice")));
+            }
             let value = match value {
                 toml::Value::String(s) => s,
                 toml::Value::Integer(i) => i.to_string(),
@@ -234,7 +269,24 @@ impl Config {
             }
             _ => {}
         }
+        let rule = [("auth_issuer", &self.auth_issuer), ("auth_audience", &self.auth_audience)];
+        if let Some((name, _)) = rule.into_iter().find(|(_, value)| value.is_some() && !self.has_auth()) {
+            let problem = "tokens are not looked at without any of auth_hs256_secret_file, auth_public_keys_file, \
+                auth_jwks_file, auth_api_keys_file";
+            return Err(ConfigError { origin: name.into(), problem: problem.into() });
+        }
         Ok(())
+    }
+
+    /// Whether clients have to show a token.
+    pub fn has_auth(&self) -> bool {
+        let files = [
+            &self.auth_hs256_secret_file,
+            &self.auth_public_keys_file,
+            &self.auth_jwks_file,
+            &self.auth_api_keys_file,
+        ];
+        files.iter().any(|file| file.is_some())
     }
 
     /// What the store is opened with.
@@ -286,6 +338,8 @@ fn cores() -> usize {
 
 /// A kind of value that a setting has.
 trait Kind: Sized {
+    const IS_SWITCH: bool = false;
+
     fn parse(value: &str, bounds: std::ops::RangeInclusive<u64>) -> Result<Self, String>;
     fn toml(&self) -> String;
 }
@@ -311,6 +365,8 @@ macro_rules! number {
 number!(u32, u64, usize);
 
 impl Kind for bool {
+    const IS_SWITCH: bool = true;
+
     fn parse(value: &str, _: std::ops::RangeInclusive<u64>) -> Result<Self, String> {
         value.trim().parse().map_err(|_| format!("{value:?} is neither true nor false"))
     }
@@ -401,8 +457,33 @@ mod tests {
             (&[], &[("tls_cert", "cert.pem")], "tls_cert"),
             (&[], &[("tls_key", "key.pem")], "tls_key"),
             (&[], &[("admin_tls", "true")], "admin_tls"),
+            (&[], &[("auth_issuer", "us")], "auth_issuer"),
+            (&[("CAUSEWAY_AUTH_AUDIENCE", "us")], &[], "auth_audience"),
+            (&[], &[("auth_leeway_s", "601")], "--auth-leeway-s"),
         ] {
             assert!(load(env, flags).unwrap_err().to_string().contains(name));
+        }
+    }
+
+    #[test]
+    fn a_tables_name_goes_before_its_settings() {
+        let read = |text: &str| {
+            let file = tempfile::NamedTempFile::new().unwrap();
+            std::fs::write(&file, text).unwrap();
+            Config::load(Some(file.path()), [].into_iter(), [].into_iter()).map_err(|e| e.to_string())
+        };
+        let config =
+            read("shards = 3\n[auth]\njwks_file = \"j\"\nleeway_s = 1\n[page]\nmax_bytes = 300\n").unwrap();
+        assert_eq!((config.auth_jwks_file, config.auth_leeway_s), (Some("j".into()), 1));
+        assert_eq!((config.shards, config.page_max_bytes), (3, 300));
+        for (wrong, told) in [
+            ("[auth]\nsecret = 1", "auth_secret: there is no such setting"),
+            ("[auth]\nauth_leeway_s = 1", "auth_auth_leeway_s: there is no such setting"),
+            ("auth_leeway_s = 1\n[auth]\nleeway_s = 2", "auth_leeway_s: it is set twice"),
+            ("[auth.leeway]\ns = 1", "auth_leeway: table is not a value"),
+        ] {
+            let error = read(wrong).unwrap_err();
+            assert!(error.contains(told), "{wrong}: {error}");
         }
     }
 
@@ -417,6 +498,9 @@ mod tests {
             tls_cert: Some("cert.pem".into()),
             tls_key: Some("key.pem".into()),
             admin_tls: true,
+            insecure_no_auth: true,
+            auth_hs256_secret_file: Some("secret".into()),
+            auth_issuer: Some("us".into()),
             ..set
         };
         for config in [set, Config::default()] {

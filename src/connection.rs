@@ -15,8 +15,9 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::{Instant, MissedTickBehavior};
 
+use crate::auth::Denied;
 use crate::fanout::Pending;
-use crate::metrics::MessageType;
+use crate::metrics::{AuthAt, MessageType};
 use crate::outbox::{Outbox, PageStart, TAKE_MAX_SLABS as WRITE_SLABS, TOO_MANY_BAD, Taken};
 use crate::page::PageLimits;
 use crate::protocol::decode::{self, DecodeRules};
@@ -73,6 +74,9 @@ pub async fn serve(relay: Arc<Relay>, io: impl Stream, received: Bytes, member: 
         tokio::select! {
             biased;
             written = &mut writer => Err(written),
+            denied = member.session.ended(Duration::from_millis(relay.config.ping_interval_ms)) => {
+                Ok(Ok(session_ended(&relay, &member, denied)))
+            }
             end = reader.run(received) => Ok(end),
         }
     };
@@ -89,6 +93,22 @@ pub async fn serve(relay: Arc<Relay>, io: impl Stream, received: Bytes, member: 
         Err(e) => tracing::debug!(channel = %member.channel, connection = member.outbox.id(), "closed: {e}"),
     }
     relay.metrics.disconnected();
+}
+
+/// Tells the client that its token is no longer good.
+fn session_ended(relay: &Relay, member: &Member, denied: Denied) -> End {
+    relay.metrics.session_ended(denied);
+    refuse(relay, member, &Refusal::new(Code::Unauthorized, denied.to_string()));
+    let reason = match denied {
+        Denied::Revoked => "the key of the token is no longer valid",
+        _ => "the token has expired",
+    };
+    End::with(close::POLICY, reason)
+}
+
+fn refuse(relay: &Relay, member: &Member, refusal: &Refusal) {
+    relay.metrics.refused(refusal.code);
+    member.outbox.reply(member.encoder.error_frame(refusal));
 }
 
 /// Reads the client's last words away, so that the system does not answer them with a reset that would overtake ours.
@@ -199,6 +219,11 @@ impl<'c, R: AsyncRead + Unpin> Reader<'c, R> {
         match incoming {
             Incoming::Update(update) => {
                 self.relay.metrics.received(MessageType::Update, update.len());
+                if !self.member.session.may_write() {
+                    let message = "the token grants only reading in this channel".into();
+                    let received = Some(update.version);
+                    return self.bad_message(&Refusal { code: Code::Forbidden, message, received });
+                }
                 let bytes = update.memory_bytes();
                 let permit = match self.member.shard.try_reserve(bytes) {
                     Some(permit) => permit,
@@ -218,9 +243,15 @@ impl<'c, R: AsyncRead + Unpin> Reader<'c, R> {
                 }
                 self.member.outbox.good_message();
             }
-            Incoming::Auth => {
+            Incoming::Auth { token } => {
                 self.relay.metrics.received(MessageType::Auth, 0);
+                if let Err(denied) = self.member.session.refresh(&token, &self.member.channel) {
+                    self.relay.metrics.denied(AuthAt::Message, denied);
+                    return self.bad_message(&Refusal::new(Code::Unauthorized, denied.to_string()));
+                }
                 self.member.outbox.good_message();
+                // This task is to look again at when the session ends.
+                self.member.outbox.deliver([]);
             }
         }
         None
@@ -254,8 +285,7 @@ impl<'c, R: AsyncRead + Unpin> Reader<'c, R> {
     }
 
     fn refuse(&self, refusal: &Refusal) {
-        self.relay.metrics.refused(refusal.code);
-        self.member.outbox.reply(self.member.encoder.error_frame(refusal));
+        refuse(self.relay, self.member, refusal);
     }
 }
 

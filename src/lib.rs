@@ -8,6 +8,7 @@
 //! | [`admin`] | what an operator asks of a store, served or not; how it comes to a server |
 //! | [`relay`], [`draining`] | what all connections share; the beginning of its end |
 //! | [`connection`] | one socket: reads, decodes, hands over; writes what its outbox holds |
+//! | [`auth`] | tokens, the keys they are checked with, and what a connection may do |
 //! | [`protocol`] | frames and messages, decoded and encoded; knows nothing of the rest |
 //! | [`queue`], [`shard`] | the threads that own the channels and commit for them |
 //! | [`channel`] | one channel: merge, commit |
@@ -22,6 +23,7 @@
 //! Imports point down this list. Storage is a crate of its own, `causeway-storage`.
 
 pub mod admin;
+pub mod auth;
 pub mod backup;
 pub mod channel;
 pub mod config;

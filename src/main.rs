@@ -65,10 +65,14 @@ fn command() -> Command {
                     .help("Print the effective configuration, with a comment per key, and exit"),
             )
             .args(SETTINGS.iter().map(|setting| {
-                Arg::new(setting.name)
+                let argument = Arg::new(setting.name)
                     .long(setting.name.replace('_', "-"))
                     .value_name("VALUE")
-                    .help(setting.about.trim())
+                    .help(setting.about.trim());
+                match setting.is_switch {
+                    true => argument.num_args(0..=1).default_missing_value("true"),
+                    false => argument,
+                }
             }))
     };
     options(Command::new("causeway"))
@@ -115,8 +119,7 @@ fn serve(config: Config) -> Result<(), String> {
 const DECODE_THREADS: usize = 2;
 
 async fn run(config: Config, schema: Option<Arc<Schema>>, tls: Option<Arc<Tls>>) -> Result<(), String> {
-    let (server, listener, address) =
-        Server::bind(&config, tls.clone()).map_err(|e| format!("cannot listen on {}: {e}", config.listen))?;
+    let (server, listener, address) = Server::bind(&config, tls.clone()).map_err(|e| e.to_string())?;
     survive_file_limit().map_err(|e| format!("cannot handle signals: {e}"))?;
     let stop = stop_signal().map_err(|e| format!("cannot wait for signals: {e}"))?;
     let admin = match &config.admin_listen {
@@ -149,7 +152,14 @@ async fn run(config: Config, schema: Option<Arc<Schema>>, tls: Option<Arc<Tls>>)
     } else {
         None
     };
-    println!("{}", banner(&config, address, admin.as_ref().map(|admin| admin.address), schema.as_deref()));
+    let keys = server.auth().map(|auth| auth.state().0);
+    if keys.is_none() && !address.ip().to_canonical().is_loopback() {
+        tracing::warn!("everybody who reaches {address} may read and write everything (insecure_no_auth)");
+    }
+    println!(
+        "{}",
+        banner(&config, address, keys, admin.as_ref().map(|admin| admin.address), schema.as_deref())
+    );
     if let (Some(schema), true) = (schema, unchecked) {
         look_for_unfit_cells(store.clone(), schema, &config.data)
             .map_err(|e| format!("cannot start a thread: {e}"))?;
@@ -215,9 +225,11 @@ async fn blocking<T: Send + 'static, E: Display + Send + 'static>(
     done.map_err(|e| e.to_string())
 }
 
+/// `keys` is how many there are, where clients have to show tokens.
 fn banner(
     config: &Config,
     address: SocketAddr,
+    keys: Option<usize>,
     admin: Option<SocketAddr>,
     schema: Option<&Schema>,
 ) -> String {
@@ -232,12 +244,17 @@ fn banner(
         }
         _ => String::new(),
     };
+    let (access, header) = match keys {
+        Some(keys) => (format!("by token; keys: {keys}"), "-H 'Authorization: Bearer TOKEN' "),
+        None => ("everybody who reaches the address, to everything".into(), ""),
+    };
     format!(
         "Causeway {version}\n  \
          listening   ws{s}://{address}/?channel=NAME\n{admin}  \
          store       {store}, durability {durability}\n  \
          data        {data}\n{schema}  \
-         try it      npx wscat -c 'ws{s}://{address}/?channel=test-channel'",
+         access      {access}\n  \
+         try it      npx wscat {header}-c 'ws{s}://{address}/?channel=test-channel'",
         version = env!("CARGO_PKG_VERSION"),
         s = s(config.tls_cert.is_some()),
         store = config.store,

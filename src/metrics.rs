@@ -11,6 +11,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::auth::Denied;
 use crate::protocol::Code;
 use crate::tls::HandshakeFailure;
 use crate::unavailable::{Unavailable, Use};
@@ -33,6 +34,17 @@ struct OutcomeLabel {
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct KindLabel {
     kind: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ReasonLabel {
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct DeniedLabel {
+    at: &'static str,
+    reason: &'static str,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -99,6 +111,10 @@ pub struct Metrics {
     won: Counter,
     lost: Counter,
     errors: [Counter; Code::ALL.len()],
+    auth_denied: Family<DeniedLabel, Counter>,
+    sessions_ended: Family<ReasonLabel, Counter>,
+    auth_keys: Gauge,
+    auth_keys_stale: Gauge,
     merge_errors: Counter,
     storage_errors: [Counter; StoreError::KINDS.len()],
     unavailable: Unavailable,
@@ -130,6 +146,24 @@ pub enum MessageType {
     Auth,
 }
 
+/// Where a token is shown.
+#[derive(Clone, Copy, Debug)]
+pub enum AuthAt {
+    /// In a request: a handshake, or `/metrics`.
+    Request,
+    /// In an `auth` message.
+    Message,
+}
+
+impl AuthAt {
+    fn as_str(self) -> &'static str {
+        match self {
+            AuthAt::Request => "request",
+            AuthAt::Message => "message",
+        }
+    }
+}
+
 impl Default for Metrics {
     fn default() -> Self {
         let mut registry = Registry::with_prefix("causeway");
@@ -140,6 +174,26 @@ impl Default for Metrics {
         r.register("messages_sent", "Messages handed to connections, by type", messages_out.clone());
         let errors = Family::<CodeLabel, Counter>::default();
         r.register("errors", "Errors answered, by code", errors.clone());
+        let auth_denied = Family::<DeniedLabel, Counter>::default();
+        r.register(
+            "auth_denied",
+            "Requests and auth messages refused for their token, by reason",
+            auth_denied.clone(),
+        );
+        let sessions_ended = Family::<ReasonLabel, Counter>::default();
+        r.register(
+            "sessions_ended",
+            "Connections closed because their token expired or its key was removed",
+            sessions_ended.clone(),
+        );
+        for reason in Denied::ALL.map(Denied::as_str) {
+            for at in [AuthAt::Request, AuthAt::Message].map(AuthAt::as_str) {
+                drop(auth_denied.get_or_create(&DeniedLabel { at, reason }));
+            }
+        }
+        for reason in [Denied::Expired, Denied::Revoked].map(Denied::as_str) {
+            drop(sessions_ended.get_or_create(&ReasonLabel { reason }));
+        }
         let merged = Family::<OutcomeLabel, Counter>::default();
         r.register("changes_merged", "Changes merged, by outcome", merged.clone());
         let storage_errors = Family::<KindLabel, Counter>::default();
@@ -173,6 +227,14 @@ impl Default for Metrics {
             won: outcome("won"),
             lost: outcome("lost"),
             errors: Code::ALL.map(|code| errors.get_or_create(&CodeLabel { code: code.as_str() }).clone()),
+            auth_denied,
+            sessions_ended,
+            auth_keys: gauge(r, "auth_keys", "Keys that tokens are checked with; 0 without authentication"),
+            auth_keys_stale: gauge(
+                r,
+                "auth_keys_stale",
+                "1 if a file of keys has changed and cannot be taken: the keys of before are in use",
+            ),
             merge_errors: counter(r, "merge_errors", "Updates that the store could not keep"),
             storage_errors: StoreError::KINDS
                 .map(|kind| storage_errors.get_or_create(&KindLabel { kind }).clone()),
@@ -344,6 +406,22 @@ impl Metrics {
         if code == Code::Storage {
             self.merge_errors.inc();
         }
+    }
+
+    /// A token was refused, or is missing.
+    pub fn denied(&self, at: AuthAt, denied: Denied) {
+        self.auth_denied.get_or_create(&DeniedLabel { at: at.as_str(), reason: denied.as_str() }).inc();
+    }
+
+    /// A connection's token is no longer good.
+    pub fn session_ended(&self, denied: Denied) {
+        self.sessions_ended.get_or_create(&ReasonLabel { reason: denied.as_str() }).inc();
+    }
+
+    /// The keys that there are, and whether their files have changed to what cannot be taken.
+    pub fn auth_keys(&self, keys: usize, stale: bool) {
+        self.auth_keys.set(keys as i64);
+        self.auth_keys_stale.set(stale.into());
     }
 
     /// The store has failed a channel. The first failure is logged, those after it are counted: on a full disk the log is

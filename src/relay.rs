@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use causeway_storage::{ChangeStore, RemadeTable, Schema, StoreError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
+use crate::auth::Session;
 use crate::config::Config;
 use crate::draining::Draining;
 use crate::metrics::Metrics;
@@ -51,6 +52,8 @@ pub struct Member {
     pub outbox: Arc<Outbox>,
     /// Encodes messages of the channel.
     pub encoder: Arc<Encoder>,
+    /// What the connection may do.
+    pub session: Session,
     left: AtomicBool,
     _permit: OwnedSemaphorePermit,
 }
@@ -88,7 +91,7 @@ impl Relay {
 
     /// Makes a connection a follower of the channel, which is opened, or made, if need be. From here on the outbox
     /// fills, its greeting first.
-    pub async fn join(&self, channel: &str) -> Result<Member, StoreError> {
+    pub async fn join(&self, channel: &str, session: Session) -> Result<Member, StoreError> {
         let limits = OutboxLimits {
             max_bytes: self.config.outbox_max_bytes,
             max_reply_bytes: self.config.max_reply_bytes,
@@ -103,7 +106,15 @@ impl Relay {
         let (joined, answer) = oneshot::channel();
         shard.send(Job::Join { channel: name.clone(), outbox: outbox.clone(), joined });
         let encoder = answer.await.map_err(|_| stopping())??;
-        Ok(Member { channel: name, shard, outbox, encoder, left: AtomicBool::new(false), _permit: permit })
+        Ok(Member {
+            channel: name,
+            shard,
+            outbox,
+            encoder,
+            session,
+            left: AtomicBool::new(false),
+            _permit: permit,
+        })
     }
 
     /// Closes all clients of the channel, in a way that makes them connect again, and removes it, corrupt or not; `false` if

@@ -7,15 +7,19 @@ use bytes::Bytes;
 use causeway_storage::{StoreError, names};
 use http_body_util::Full;
 use hyper::body::Incoming as Body;
-use hyper::header::{CONTENT_TYPE, SEC_WEBSOCKET_VERSION};
+use hyper::header::{
+    CONTENT_TYPE, HeaderValue, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, WWW_AUTHENTICATE,
+};
 use hyper::upgrade::Upgraded;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use percent_encoding::percent_decode_str;
 use tokio::sync::OwnedSemaphorePermit;
 
+use crate::auth::{self, Auth, Denied, Grant, Session};
 use crate::connection::{self, Stream};
-use crate::metrics::Metrics;
+use crate::metrics::{AuthAt, Metrics};
+use crate::protocol::Code;
 use crate::relay::Relay;
 
 type Answer = Response<Full<Bytes>>;
@@ -25,8 +29,46 @@ type Answer = Response<Full<Bytes>>;
 pub struct Routes {
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    /// The keys, where clients have to show tokens.
+    pub auth: Option<Arc<Auth>>,
     /// The relay, once there is a store.
     pub relay: OnceLock<Arc<Relay>>,
+}
+
+impl Routes {
+    /// What the request's token grants; `None` where nobody has to show one.
+    fn grant(&self, request: &Request<Body>) -> Result<Option<Grant>, Denied> {
+        let Some(auth) = &self.auth else { return Ok(None) };
+        let token = auth::request::token(request.headers(), request.uri().query())?.ok_or(Denied::Missing)?;
+        auth.verify(&token, auth::now_ms()).map(Some)
+    }
+
+    fn session(&self, grant: Option<&Grant>, channel: &str) -> Result<Session, Denied> {
+        match (&self.auth, grant) {
+            (Some(auth), Some(grant)) => Session::new(auth, grant, channel),
+            (Some(_), None) => Err(Denied::Missing),
+            (None, _) => Ok(Session::default()),
+        }
+    }
+
+    /// The metrics name channels: they are for those who may read every one.
+    fn may_see_metrics(&self, request: &Request<Body>) -> Result<(), Denied> {
+        match self.grant(request)? {
+            Some(grant) if !grant.channels.is_all() => Err(Denied::Channel),
+            _ => Ok(()),
+        }
+    }
+
+    fn denied(&self, denied: Denied) -> Answer {
+        self.metrics.denied(AuthAt::Request, denied);
+        tracing::debug!(reason = denied.as_str(), "refused a request");
+        if denied == Denied::Channel {
+            return problem(StatusCode::FORBIDDEN, Code::Forbidden.as_str(), &denied.to_string());
+        }
+        let mut answer = problem(StatusCode::UNAUTHORIZED, Code::Unauthorized.as_str(), &denied.to_string());
+        answer.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        answer
+    }
 }
 
 /// Answers one request of a connection over an `S`; `hold` lives as long as the WebSocket that it becomes.
@@ -39,7 +81,7 @@ pub async fn answer<S: Stream>(
     let upgrade = fastwebsockets::upgrade::is_upgrade_request(&request);
     Ok(match request.uri().path() {
         "/" | "/sync" | "/ws" if upgrade => match relay {
-            Some(relay) if !relay.draining.has_begun() => connect::<S>(relay, request, hold).await,
+            Some(relay) if !relay.draining.has_begun() => connect::<S>(&routes, relay, request, hold).await,
             Some(_) => problem(StatusCode::SERVICE_UNAVAILABLE, "shutting_down", "the server is going away"),
             None => problem(StatusCode::SERVICE_UNAVAILABLE, "storage", "the server is starting"),
         },
@@ -52,7 +94,10 @@ pub async fn answer<S: Stream>(
             Some(_) => text(StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
             None => text(StatusCode::SERVICE_UNAVAILABLE, "starting\n"),
         },
-        "/metrics" => metrics(&routes.metrics, relay).await,
+        "/metrics" => match routes.may_see_metrics(&request) {
+            Ok(()) => metrics(&routes, relay).await,
+            Err(denied) => routes.denied(denied),
+        },
         "/" | "/sync" | "/ws" => text(StatusCode::OK, WELCOME),
         _ => problem(
             StatusCode::NOT_FOUND,
@@ -69,6 +114,7 @@ const WELCOME: &str = "This is Causeway, a relay for local-first apps.\n\n\
 
 /// Makes the connection a member of its channel, and a WebSocket.
 async fn connect<S: Stream>(
+    routes: &Routes,
     relay: Arc<Relay>,
     mut request: Request<Body>,
     hold: Arc<OwnedSemaphorePermit>,
@@ -77,21 +123,30 @@ async fn connect<S: Stream>(
     if *request.method() != Method::GET {
         return bad("a WebSocket starts with GET");
     }
+    let grant = match routes.grant(&request) {
+        Ok(grant) => grant,
+        Err(denied) => return routes.denied(denied),
+    };
     let channel = match channel_of(request.uri().query()) {
         Ok(channel) => channel,
         Err(message) => return bad(&message),
     };
-    let (response, upgraded) = match fastwebsockets::upgrade::upgrade(&mut request) {
+    let session = match routes.session(grant.as_ref(), &channel) {
+        Ok(session) => session,
+        Err(denied) => return routes.denied(denied),
+    };
+    let subprotocol = auth::request::subprotocol(request.headers());
+    let (mut response, upgraded) = match fastwebsockets::upgrade::upgrade(&mut request) {
         Ok(upgrade) => upgrade,
         Err(fastwebsockets::WebSocketError::InvalidSecWebsocketVersion) => {
             let mut answer =
                 problem(StatusCode::UPGRADE_REQUIRED, "malformed", "Sec-WebSocket-Version must be 13");
-            answer.headers_mut().insert(SEC_WEBSOCKET_VERSION, hyper::header::HeaderValue::from_static("13"));
+            answer.headers_mut().insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
             return answer;
         }
         Err(e) => return bad(&e.to_string()),
     };
-    let member = match relay.join(&channel).await {
+    let member = match relay.join(&channel, session).await {
         Ok(member) => member,
         Err(StoreError::BadName { .. }) => return bad("channel: not a channel name"),
         Err(_) => {
@@ -115,6 +170,9 @@ async fn connect<S: Stream>(
             Err(e) => tracing::debug!(channel = %member.channel, "the handshake broke: {e}"),
         }
     });
+    if let Some(subprotocol) = subprotocol {
+        response.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, subprotocol);
+    }
     response.map(|_| Full::default())
 }
 
@@ -132,7 +190,12 @@ fn channel_of(query: Option<&str>) -> Result<String, String> {
     Ok(channel.into_owned())
 }
 
-async fn metrics(metrics: &Metrics, relay: Option<Arc<Relay>>) -> Answer {
+async fn metrics(routes: &Routes, relay: Option<Arc<Relay>>) -> Answer {
+    let metrics = &routes.metrics;
+    if let Some(auth) = &routes.auth {
+        let (keys, stale) = auth.state();
+        metrics.auth_keys(keys, stale);
+    }
     let (stats, silent, max) = match relay {
         Some(relay) => {
             let max = relay.config.metrics_channels;
@@ -146,7 +209,7 @@ async fn metrics(metrics: &Metrics, relay: Option<Arc<Relay>>) -> Answer {
         Ok(body) => {
             let mut answer = text(StatusCode::OK, body);
             let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-            answer.headers_mut().insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static(kind));
+            answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
             answer
         }
         Err(e) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("cannot write the metrics: {e}\n")),
@@ -165,7 +228,7 @@ fn problem(status: StatusCode, code: &str, message: &str) -> Answer {
 fn with_type(status: StatusCode, kind: &'static str, body: Bytes) -> Answer {
     let mut answer = Response::new(Full::new(body));
     *answer.status_mut() = status;
-    answer.headers_mut().insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static(kind));
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     answer
 }
 

@@ -16,6 +16,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
+use crate::auth::{Auth, AuthError};
 use crate::config::Config;
 use crate::connection::Stream;
 use crate::metrics::Metrics;
@@ -60,6 +61,33 @@ impl Listener for TcpListener {
     }
 }
 
+/// Why a server cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// The address cannot be had.
+    #[error("cannot listen on {listen}: {source}")]
+    Listen {
+        /// The setting.
+        listen: String,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// Others could read and write everything.
+    #[error(
+        "cannot listen on {listen}: {address} is not loopback, and there is no authentication. Set up [auth] (README, \
+         Authentication), or say --insecure-no-auth if everybody who reaches it may read and write everything"
+    )]
+    Exposed {
+        /// The setting.
+        listen: String,
+        /// What it stands for.
+        address: SocketAddr,
+    },
+    /// The keys cannot be read.
+    #[error(transparent)]
+    Auth(#[from] AuthError),
+}
+
 /// A server: it answers `/healthz` at once, and clients once it has a store.
 pub struct Server {
     config: Config,
@@ -70,27 +98,36 @@ pub struct Server {
 }
 
 impl Server {
-    /// Binds the address; gives the server, its socket, and the address with the port that it has. With `tls`, it is the only
-    /// thing spoken there.
-    pub fn bind(config: &Config, tls: Option<Arc<Tls>>) -> io::Result<(Arc<Self>, TcpListener, SocketAddr)> {
-        let address = resolve(&config.listen)?;
-        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-        socket.set_reuseaddr(true)?;
-        socket.bind(address)?;
-        let listener = socket.listen(BACKLOG)?;
-        let address = listener.local_addr()?;
-        Ok((Self::new(config, Work::Threads, tls), listener, address))
+    /// Reads the keys and binds the address; gives the server, its socket, and the address with the port that it has. With
+    /// `tls`, it is the only thing spoken there.
+    pub fn bind(
+        config: &Config,
+        tls: Option<Arc<Tls>>,
+    ) -> Result<(Arc<Self>, TcpListener, SocketAddr), BindError> {
+        let auth = Auth::open(config)?;
+        let address = listen_address(config)?;
+        let failed = |source| BindError::Listen { listen: config.listen.clone(), source };
+        let (listener, address) = listen_on(address).map_err(failed)?;
+        if let Some(auth) = &auth {
+            auth.watch().map_err(failed)?;
+        }
+        Ok((Self::new(config, auth, tls, Work::Threads), listener, address))
     }
 
-    /// A server whose connections come from any [`Listener`].
-    pub fn new(config: &Config, work: Work, tls: Option<Arc<Tls>>) -> Arc<Self> {
+    /// A server whose connections come from any [`Listener`]; without `auth`, whoever comes may do everything.
+    pub fn new(config: &Config, auth: Option<Arc<Auth>>, tls: Option<Arc<Tls>>, work: Work) -> Arc<Self> {
         Arc::new(Server {
             config: config.clone(),
             work,
             tls,
-            routes: Arc::default(),
+            routes: Arc::new(Routes { auth, ..Routes::default() }),
             connections: Arc::new(Semaphore::new(config.max_connections.min(Semaphore::MAX_PERMITS))),
         })
+    }
+
+    /// The keys, where clients have to show tokens.
+    pub fn auth(&self) -> Option<&Arc<Auth>> {
+        self.routes.auth.as_ref()
     }
 
     /// Begins to serve clients over the store, and gives the relay; with a schema, they may change its tables only.
@@ -194,6 +231,28 @@ fn bound_unsent(stream: &TcpStream) {
     }
     #[cfg(not(any(target_os = "linux", target_os = "android")))]
     let _ = (stream, MAX_UNSENT_BYTES);
+}
+
+/// The address that the relay is to listen on, if it may.
+pub fn listen_address(config: &Config) -> Result<SocketAddr, BindError> {
+    let listen = config.listen.clone();
+    let address = match resolve(&listen) {
+        Ok(address) => address,
+        Err(source) => return Err(BindError::Listen { listen, source }),
+    };
+    if address.ip().to_canonical().is_loopback() || config.has_auth() || config.insecure_no_auth {
+        return Ok(address);
+    }
+    Err(BindError::Exposed { listen, address })
+}
+
+fn listen_on(address: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    let listener = socket.listen(BACKLOG)?;
+    let address = listener.local_addr()?;
+    Ok((listener, address))
 }
 
 /// The address of a `listen` setting.

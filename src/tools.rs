@@ -1,20 +1,19 @@
 //! The commands beside `serve`. They ask the server that has the data directory open, or open it themselves if there is none.
 
+mod check_config;
 mod report;
+mod token;
 
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use causeway::admin::http::Token;
 use causeway::admin::{
-    Alone, Connections, Line, OpenStore, Problem, ROWS_DEFAULT, ROWS_MAX, Request, control, execute,
+    Alone, Connections, Line, OpenStore, ROWS_DEFAULT, ROWS_MAX, Request, control, execute,
 };
 use causeway::backup::{RestoreOptions, check_restored, restore};
 use causeway::config::Config;
-use causeway::schema_file::{self, Follows};
-use causeway::server::resolve;
-use causeway::tls::Tls;
+use causeway::schema_file;
 use causeway_storage::{Backend, ChangeStore, Schema};
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
@@ -93,14 +92,19 @@ pub(crate) fn commands(settings: impl Fn(Command) -> Command) -> Vec<Command> {
     let check_config = Command::new("check-config")
         .about("Check the configuration, and the files that it names, without starting anything; exit 1 if it is wrong")
         .arg(json());
-    [backup, restore, verify, list, inspect, rows, delete, rebuild, check_config].map(settings).into()
+    [backup, restore, verify, list, inspect, rows, delete, rebuild, token::command(), check_config]
+        .map(settings)
+        .into()
 }
 
 /// Runs the command of that name; `false` if something was not as it has to be.
 pub(crate) fn run(name: &str, arguments: &ArgMatches, config: &Config) -> Result<bool, String> {
+    if name == "token" {
+        return token::run(arguments, config).map(|()| true);
+    }
     let mut report = Report::new(arguments.get_flag("json"));
     if name == "check-config" {
-        check_config(config, &mut |line| report.tell(line));
+        check_config::check(config, &mut |line| report.tell(line));
         return report.end();
     }
     if !backend(config)?.persistent {
@@ -165,66 +169,6 @@ fn confirm(channel: &str) -> Result<(), String> {
         return Ok(());
     }
     Err("that is not its name; nothing was removed".into())
-}
-
-/// Checks what no setting can tell of itself: what was set is well-formed when it gets here. Tells all that is well, and all that
-/// is not; writes nothing.
-fn check_config(config: &Config, tell: &mut dyn FnMut(Line)) {
-    let mut check = |setting: &str, checked: Result<String, String>| {
-        tell(match checked {
-            Ok(found) => Line::Checked { setting: setting.to_owned(), found },
-            Err(problem) => Line::Problem(Problem::failed(problem)),
-        });
-    };
-    let address = |name: &str, listen: &String| match resolve(listen) {
-        Ok(_) => Ok(listen.clone()),
-        Err(e) => Err(format!("{name} {listen:?} is not an address: {e}")),
-    };
-    check("listen", address("listen", &config.listen));
-    if let Some(listen) = &config.admin_listen {
-        check("admin_listen", address("admin_listen", listen));
-    }
-    if let Some(path) = &config.admin_token_file {
-        check("admin_token_file", Token::read(path).map(|_| path.display().to_string()));
-    }
-    match Tls::load(config) {
-        Ok(None) => {}
-        Ok(Some(tls)) => {
-            let warnings = tls.warnings().into_iter().map(|warning| format!("; {warning}"));
-            check("tls_cert", Ok(tls.info().to_string() + &warnings.collect::<String>()));
-        }
-        Err(e) => check("tls_cert", Err(e.to_string())),
-    }
-    let filter = tracing_subscriber::EnvFilter::try_new(&config.log);
-    check("log", filter.map(|_| config.log.clone()).map_err(|e| format!("log: {e}")));
-    check("data", check_data(config));
-    if let Some(path) = &config.schema {
-        let schema = schema_file::load(config).and_then(|schema| check_schema(config, schema.as_deref()));
-        check("schema", schema.map(|found| format!("{}: {found}", path.display())));
-    }
-    tell(Line::End);
-}
-
-fn check_data(config: &Config) -> Result<String, String> {
-    let data = config.data.display();
-    match config.data.metadata() {
-        Ok(found) if !found.is_dir() => Err(format!("data {data}: it is not a directory")),
-        Ok(_) => Ok(format!("{data}, for the {} store", config.store)),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(format!("{data}, not there yet")),
-        Err(e) => Err(format!("data {data}: {e}")),
-    }
-}
-
-fn check_schema(config: &Config, schema: Option<&Schema>) -> Result<String, String> {
-    let Some(schema) = schema else { return Ok(String::new()) };
-    let last = match schema_file::follows(&config.data, schema)? {
-        Follows::First => "the first for this data directory",
-        Follows::Same => "the data directory's last",
-        Follows::Unchecked => {
-            "follows the data directory's last; the next start looks for cells that do not fit"
-        }
-    };
-    Ok(format!("{}; {last}", schema_file::describe(schema)))
 }
 
 fn ask(config: &Config, request: &Request, report: &mut Report) -> Result<(), String> {

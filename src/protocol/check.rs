@@ -12,7 +12,7 @@ use super::{Code, Incoming, IncomingUpdate, Refusal};
 pub fn check(incoming: Incoming, schema: &Schema) -> Result<Incoming, Refusal> {
     match incoming {
         Incoming::Update(ref update) => check_update(update, schema).map(|()| incoming),
-        Incoming::Pull { .. } | Incoming::Auth => Ok(incoming),
+        Incoming::Pull { .. } | Incoming::Auth { .. } => Ok(incoming),
     }
 }
 

@@ -31,6 +31,9 @@ pub const MAX_PK_BYTES: usize = 4096;
 /// The longest site id, in bytes.
 pub const MAX_SITE_ID_BYTES: usize = 64;
 
+/// The longest token, in bytes.
+pub const MAX_TOKEN_BYTES: usize = 16 * 1024;
+
 /// The largest message whose parse buffers a thread keeps for the next one, in bytes.
 const KEEP_BUFFERS_BYTES: usize = 256 * 1024;
 
@@ -160,8 +163,10 @@ fn message(nodes: &[Node<'_>], len: usize, rules: DecodeRules<'_>) -> Result<Inc
         }
         "pull" => Ok(Incoming::Pull { version: version_or_refusal()? }),
         "auth" => match text(token) {
-            Some(_) => Ok(Incoming::Auth),
-            None => Err(malformed("token: must be a string")),
+            Some(token) if token.len() <= MAX_TOKEN_BYTES => {
+                Ok(Incoming::Auth { token: token.to_owned().into() })
+            }
+            _ => Err(malformed(format!("token: must be a string of at most {MAX_TOKEN_BYTES} bytes"))),
         },
         other => {
             let other: String = other.chars().take(32).collect();

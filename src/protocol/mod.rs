@@ -23,7 +23,33 @@ pub enum Incoming {
         version: u64,
     },
     /// A fresh token.
-    Auth,
+    Auth {
+        /// The token.
+        token: Token,
+    },
+}
+
+/// What somebody shows to be let in. It is never written anywhere, not even by `{:?}`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Token(Box<str>);
+
+impl Token {
+    /// The token itself.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<String> for Token {
+    fn from(token: String) -> Self {
+        Token(token.into())
+    }
+}
+
+impl std::fmt::Debug for Token {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Token(…)")
+    }
 }
 
 /// The codes of an `error` message.
@@ -45,6 +71,10 @@ pub enum Code {
     TooManyChanges,
     /// Too much asked for at once.
     RateLimited,
+    /// The connection's token does not allow it.
+    Forbidden,
+    /// The token is bad, or has expired.
+    Unauthorized,
     /// A `channel` that is not the connection's, where `strict_channel` is set.
     WrongChannel,
     /// The store failed; nothing of the update is kept, or it is not known to be.
@@ -55,7 +85,7 @@ pub enum Code {
 
 impl Code {
     /// Every code, for the metrics.
-    pub const ALL: [Code; 11] = [
+    pub const ALL: [Code; 13] = [
         Code::Malformed,
         Code::UnknownType,
         Code::InvalidChange,
@@ -64,6 +94,8 @@ impl Code {
         Code::TooLarge,
         Code::TooManyChanges,
         Code::RateLimited,
+        Code::Forbidden,
+        Code::Unauthorized,
         Code::WrongChannel,
         Code::Storage,
         Code::ShuttingDown,
@@ -80,6 +112,8 @@ impl Code {
             Code::TooLarge => "too_large",
             Code::TooManyChanges => "too_many_changes",
             Code::RateLimited => "rate_limited",
+            Code::Forbidden => "forbidden",
+            Code::Unauthorized => "unauthorized",
             Code::WrongChannel => "wrong_channel",
             Code::Storage => "storage",
             Code::ShuttingDown => "shutting_down",

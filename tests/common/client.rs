@@ -69,16 +69,26 @@ impl Client {
         )
     }
 
+    /// The same with a request that is written by the caller.
+    pub fn try_request(addr: SocketAddr, request: &str) -> Result<Self, Response> {
+        Self::try_send_request(TcpStream::connect(addr).unwrap().into(), request.as_bytes())
+    }
+
     #[track_caller]
     fn over(stream: Stream, target: &str, early: &[u8]) -> Self {
         Self::try_over(stream, target, early).unwrap_or_else(|response| panic!("{target}: {response:?}"))
     }
 
     #[track_caller]
-    fn try_over(mut stream: Stream, target: &str, early: &[u8]) -> Result<Self, Response> {
+    fn try_over(stream: Stream, target: &str, early: &[u8]) -> Result<Self, Response> {
+        Self::try_send_request(stream, &[upgrade_request(target).as_bytes(), early].concat())
+    }
+
+    #[track_caller]
+    fn try_send_request(mut stream: Stream, request: &[u8]) -> Result<Self, Response> {
         stream.socket().set_nodelay(true).unwrap();
         stream.socket().set_write_timeout(Some(PATIENCE)).unwrap();
-        stream.write_all(&[upgrade_request(target).as_bytes(), early].concat()).unwrap();
+        stream.write_all(request).unwrap();
         let response = Response::read(&mut stream).expect("an answer to the handshake");
         if response.status != 101 {
             return Err(response);

@@ -52,7 +52,12 @@ impl Response {
 
 /// A request that asks for the upgrade.
 pub fn upgrade_request(target: &str) -> String {
-    format!("GET {target} HTTP/1.1\r\nHost: localhost\r\n{HANDSHAKE_HEADERS}\r\n")
+    upgrade_request_with(target, "")
+}
+
+/// The same with more headers, each ended by `\r\n`.
+pub fn upgrade_request_with(target: &str, headers: &str) -> String {
+    format!("GET {target} HTTP/1.1\r\nHost: localhost\r\n{HANDSHAKE_HEADERS}{headers}\r\n")
 }
 
 /// Sends a request and reads the whole answer, or what of it is there when the connection ends.

@@ -24,7 +24,7 @@ pub use client::{Client, Event};
 pub use frame::{
     BINARY, CLOSE, CONTINUATION, Frame, Length, PING, PONG, TEXT, close_frame, fragment, frame, wire,
 };
-pub use http::{HANDSHAKE_HEADERS, Response, encode, exchange, upgrade_request};
+pub use http::{HANDSHAKE_HEADERS, Response, encode, exchange, upgrade_request, upgrade_request_with};
 pub use place::{Place, lines};
 pub use replica::{Numbers, Replica, Row};
 pub use server::{Finished, Server, run};

@@ -68,7 +68,10 @@ impl Server {
 
     /// A server on a data directory of the caller's.
     pub fn at(data: &Path, store: &str, settings: &[(&str, &str)]) -> Self {
-        let mut command = command(&["serve", "--listen", "127.0.0.1:0", "--store", store], &[]);
+        let mut command = command(&["serve", "--store", store], &[]);
+        if !settings.iter().any(|(name, _)| *name == "listen") {
+            command.args(["--listen", "127.0.0.1:0"]);
+        }
         command.arg("--data").arg(data);
         for (name, value) in settings {
             command.arg(format!("--{name}")).arg(value);

@@ -71,7 +71,7 @@ pub(crate) async fn serve(host: Arc<Host>, config: Config, work: Work, disk: Dis
     let (stop, stopped) = oneshot::channel();
     *host.stop.lock().unwrap() = Some(stop);
     let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, PORT)).await?;
-    let server = Server::new(&config, work, None);
+    let server = Server::new(&config, None, None, work);
     server.open(Arc::new(disk), None)?;
     let stopped = async {
         if stopped.await.is_err() {

@@ -92,7 +92,7 @@ fn count_entries(raw: &str) -> usize {
 pub(super) enum Message {
     Update { version: u64, site_id: String, changes: Vec<Nine> },
     Pull(u64),
-    Auth,
+    Auth(String),
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -144,7 +144,10 @@ pub(super) fn decode(bytes: &[u8], rules: DecodeRules<'_>) -> Result<Message, Re
     }
     match kind {
         "pull" => version.map(Message::Pull).ok_or(refuse(Code::Malformed, "version: ")),
-        "auth" => text("token").map(|_| Message::Auth).ok_or(refuse(Code::Malformed, "token: ")),
+        "auth" => {
+            let token = text("token").filter(|token| token.len() <= 16 << 10);
+            token.map(|token| Message::Auth(token.into())).ok_or(refuse(Code::Malformed, "token: "))
+        }
         "update" => {
             let version = version.ok_or(refuse(Code::Malformed, "version: "))?;
             let site_id = text("siteId").filter(|s| (1..=64).contains(&s.len()));
@@ -247,7 +250,7 @@ pub(super) fn message_of(incoming: &Incoming) -> Message {
             changes: nines_of(update),
         },
         Incoming::Pull { version } => Message::Pull(*version),
-        Incoming::Auth => Message::Auth,
+        Incoming::Auth { token } => Message::Auth(token.as_str().into()),
     }
 }
 

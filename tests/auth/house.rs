@@ -1,0 +1,119 @@
+//! A server that asks for tokens, and the tokens that it takes.
+
+use std::fs;
+use std::path::PathBuf;
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::common::{Client, PATIENCE, Response, Server, encode, exchange, upgrade_request_with};
+use crate::jwt::{hs256, sign};
+
+pub(crate) const SECRET: &str = "the first secret, 32 bytes or more";
+pub(crate) const SECOND: &str = "the second secret, 32 bytes or more";
+
+/// Seconds since 1970.
+pub(crate) fn now() -> f64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs_f64()
+}
+
+/// Claims of somebody who may write into `list` for an hour, and those given.
+pub(crate) fn claims(more: Value) -> Value {
+    let mut claims = json!({"sub": "ann", "exp": now() + 3600.0, "channels": {"list": "write"}});
+    for (name, value) in more.as_object().unwrap() {
+        claims[name] = value.clone();
+    }
+    claims
+}
+
+/// Their token, by the first secret.
+pub(crate) fn token(more: Value) -> String {
+    sign(hs256(SECRET.as_bytes()), &claims(more))
+}
+
+/// See the module.
+pub(crate) struct House {
+    pub(crate) server: Server,
+    dir: TempDir,
+}
+
+impl House {
+    pub(crate) fn new() -> Self {
+        Self::with(&[])
+    }
+
+    /// With one secret, no leeway, and more settings.
+    pub(crate) fn with(settings: &[(&str, &str)]) -> Self {
+        Self::with_leeway("0", settings)
+    }
+
+    pub(crate) fn with_leeway(seconds: &str, settings: &[(&str, &str)]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let secret = dir.path().join("secret");
+        fs::write(&secret, SECRET).unwrap();
+        let secret = ("auth-hs256-secret-file", secret.to_str().unwrap());
+        let settings = [&[secret, ("auth-leeway-s", seconds)], settings].concat();
+        House { server: Server::with("memory", &settings), dir }
+    }
+
+    /// Writes a file as those who rotate keys should: whole or not at all.
+    pub(crate) fn write(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.dir.path().join(name);
+        let unfinished = self.dir.path().join("unfinished");
+        fs::write(&unfinished, text).unwrap();
+        fs::rename(unfinished, &path).unwrap();
+        path
+    }
+
+    /// The answer to a handshake that is refused.
+    #[track_caller]
+    pub(crate) fn refused(&self, target: &str, headers: &str) -> Response {
+        let request = upgrade_request_with(target, &format!("{headers}Connection: close\r\n"));
+        let answer = exchange(self.server.tcp(), request.as_bytes()).unwrap();
+        assert_ne!(answer.status, 101, "{target} {headers}");
+        answer
+    }
+
+    /// The head of the answer to one that is not.
+    #[track_caller]
+    pub(crate) fn accepted(&self, target: &str, headers: &str) -> Response {
+        use std::io::Write;
+        let mut stream = self.server.stream();
+        stream.write_all(upgrade_request_with(target, headers).as_bytes()).unwrap();
+        let answer = Response::read(&mut stream).unwrap();
+        assert_eq!(answer.status, 101, "{target} {headers}: {answer:?}");
+        answer
+    }
+
+    pub(crate) fn try_connect(&self, channel: &str, token: &str) -> Result<Client, Response> {
+        let headers = format!("Authorization: Bearer {token}\r\n");
+        let request = upgrade_request_with(&format!("/?channel={}", encode(channel)), &headers);
+        Client::try_request(self.server.addr, &request)
+    }
+
+    #[track_caller]
+    pub(crate) fn connect(&self, channel: &str, token: &str) -> Client {
+        self.try_connect(channel, token).unwrap_or_else(|answer| panic!("{answer:?}"))
+    }
+
+    /// What `/metrics` has of a sample.
+    pub(crate) fn metric(&self, sample: &str) -> u64 {
+        let token = token(json!({"channels": {"*": "read"}}));
+        let answer = self.server.http_get(&format!("/metrics?token={token}"));
+        let text = answer.text();
+        let line = text.lines().find_map(|line| line.strip_prefix(sample)?.strip_prefix(' '));
+        line.unwrap_or_else(|| panic!("no {sample} in {text}")).parse().unwrap()
+    }
+}
+
+/// Waits until it holds.
+#[track_caller]
+pub(crate) fn until(what: &str, holds: impl Fn() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < deadline, "{what}");
+        thread::sleep(Duration::from_millis(50));
+    }
+}
