@@ -15,6 +15,7 @@ use super::claims::is_subject;
 use super::crypto::sha256;
 use super::patterns::Channels;
 use crate::config::Config;
+use crate::protocol::decode::push_unhex;
 
 /// The largest file of keys, in bytes.
 const FILE_MAX_BYTES: u64 = 1 << 20;
@@ -305,7 +306,9 @@ fn api_keys(text: &str) -> Result<Vec<ApiKey>, String> {
         if !is_subject(&subject) {
             return Err("a subject is 1 to 255 bytes without control characters".to_owned());
         }
-        let Some(hash) = unhex(&hex) else {
+        let mut hash = Vec::new();
+        let is_hex = push_unhex(&hex, &mut hash);
+        let Some(hash) = hash.try_into().ok().filter(|_| is_hex) else {
             return Err(format!(
                 "{subject}: sha256 is 64 hexadecimal digits (causeway token --api-key makes them)"
             ));
@@ -314,14 +317,6 @@ fn api_keys(text: &str) -> Result<Vec<ApiKey>, String> {
         Ok(ApiKey { id, hash, subject, channels })
     });
     keys.collect()
-}
-
-fn unhex(hex: &str) -> Option<[u8; 32]> {
-    let (pairs, _) = hex.as_bytes().as_chunks::<2>();
-    let digit = |b: u8| char::from(b).to_digit(16).map(|d| d as u8);
-    let bytes: Vec<u8> =
-        pairs.iter().map_while(|[high, low]| Some(digit(*high)? << 4 | digit(*low)?)).collect();
-    bytes.try_into().ok().filter(|_| hex.len() == 64)
 }
 
 /// At least one, as a file is there to have some, and not too many.

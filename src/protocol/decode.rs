@@ -367,7 +367,8 @@ impl IncomingUpdate {
     }
 }
 
-fn push_unhex(hex: &str, out: &mut Vec<u8>) -> bool {
+/// Appends the bytes that the hexadecimal digits stand for; `false` if they are none, or their number is odd.
+pub(crate) fn push_unhex(hex: &str, out: &mut Vec<u8>) -> bool {
     let digit = |b: u8| char::from(b).to_digit(16).map(|d| d as u8);
     let (pairs, odd) = hex.as_bytes().as_chunks::<2>();
     odd.is_empty()
