@@ -76,6 +76,14 @@ impl Tables {
 
     /// Makes the tables anew from the cells, in a transaction of its own.
     pub(super) fn remake(&mut self, conn: &mut Connection) -> Result<()> {
+        // Nothing but the channel's size bounds what this writes: the cache must not hold it to the end.
+        conn.pragma_update(None, "cache_spill", true)?;
+        let made = self.remake_in_transaction(conn);
+        conn.pragma_update(None, "cache_spill", false)?;
+        made
+    }
+
+    fn remake_in_transaction(&mut self, conn: &mut Connection) -> Result<()> {
         let tx = conn.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
         let old: Vec<String> = tx
             .prepare("SELECT name FROM causeway_schema")?
