@@ -181,7 +181,7 @@ settings! {
     channel_idle_ms: u64 = 60_000, TIME;
     /// How long a channel remembers a peer that it has not heard of again, in seconds.
     peer_retention_s: u64 = 90 * 86_400, 1..=100 * 365 * 86_400;
-    /// The store's cache, in bytes for each open channel; sled has eight of these for all.
+    /// The store's cache, in bytes for each open channel, and as much again for its tables; sled has eight of these for all.
     cache_bytes: usize = 4 << 20, 1 << 16..=1 << 40;
 
     /// The busiest channels that /metrics shows one by one.

@@ -31,7 +31,8 @@ pub struct StoreOptions {
     pub dir: PathBuf,
     /// What a commit survives.
     pub durability: Durability,
-    /// The cache of one open channel (SQLite), or of the whole store (sled, 8 times this), in bytes.
+    /// The cache of one open channel (SQLite, for its cells, and as much again for its tables), or of the whole store (sled, 8
+    /// times this), in bytes.
     pub cache_bytes: usize,
     /// The application's tables, which a backend keeps beside the cells if it can ([`Backend::tables`]).
     pub schema: Option<Arc<Schema>>,

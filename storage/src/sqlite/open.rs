@@ -22,8 +22,8 @@ const WITHOUT_VIEWS: i64 = 2;
 /// The page that SQLite makes unless it is told otherwise, in bytes.
 pub(super) const PAGE_BYTES: u64 = 4096;
 
-/// Pages of write-ahead log after which a commit moves them into the file: 20 MiB. A long log makes commits cheap, as
-/// a page that changes often is moved once; a short one makes reads and restarts cheap.
+/// Pages of write-ahead log after which a commit moves them into the file: 20 MiB, and as much again if there are tables. A
+/// long log makes commits cheap, as a page that changes often is moved once; a short one makes reads and restarts cheap.
 const WAL_AUTOCHECKPOINT_PAGES: i64 = 5_000;
 
 /// The cache of a reader, in pages: it goes through the file once, and sees no page twice.
@@ -114,7 +114,9 @@ fn flags() -> OpenFlags {
 fn connect(path: &Path, more: OpenFlags, options: &StoreOptions) -> rusqlite::Result<Connection> {
     let conn = Connection::open_with_flags(path, flags() | more)?;
     conn.busy_timeout(BUSY_TIMEOUT)?;
-    conn.pragma_update(None, "cache_size", -((options.cache_bytes / 1024) as i64))?;
+    // The same rows change about as many pages of the tables as of the cells.
+    let shares = if options.schema.is_some() { 2 } else { 1 };
+    conn.pragma_update(None, "cache_size", -((options.cache_bytes / 1024) as i64) * shares)?;
     conn.pragma_update(
         None,
         "synchronous",
@@ -127,7 +129,7 @@ fn connect(path: &Path, more: OpenFlags, options: &StoreOptions) -> rusqlite::Re
     // A commit's pages are written once, at its end, even if they are more than the cache: the limits of a commit bound
     // them.
     conn.pragma_update(None, "cache_spill", false)?;
-    conn.pragma_update(None, "wal_autocheckpoint", WAL_AUTOCHECKPOINT_PAGES)?;
+    conn.pragma_update(None, "wal_autocheckpoint", WAL_AUTOCHECKPOINT_PAGES * shares)?;
     Ok(conn)
 }
 

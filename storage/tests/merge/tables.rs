@@ -52,6 +52,46 @@ fn rows(dir: &Path, channel: &str, table: &str) -> Vec<Json> {
 }
 
 #[test]
+fn tables_many_times_the_cache_are_made_whole() {
+    const ROWS: i64 = 8_000;
+    let dir = tempfile::tempdir().expect("a directory");
+    let schema =
+        Schema::parse("CREATE TABLE t (id INTEGER PRIMARY KEY NOT NULL, a);", "s", KeyFormat::Packed);
+    let options = |schema| StoreOptions {
+        durability: Durability::Off,
+        cache_bytes: 1 << 16,
+        schema,
+        ..StoreOptions::new(dir.path())
+    };
+    let text = "x".repeat(200);
+    let keys: Vec<String> = (0..ROWS).map(|id| key::pack([Value::Integer(id)])).collect();
+    let change = |pk, val, col_version| Change {
+        table: "t",
+        pk,
+        cid: "a",
+        val,
+        col_version,
+        db_version: 1,
+        site_id: "S",
+        cl: 1,
+        seq: 0,
+    };
+    let cells: Vec<_> = keys.iter().map(|pk| change(pk, Value::Text(&text), 1)).collect();
+    let put = |store: Arc<dyn ChangeStore>, version, changes: &[Change<'_>]| {
+        let update = Update { site_id: "S", version, changes };
+        let mut channel = store.open("c").expect("opened");
+        merge(&mut *channel, &[update], &Clamp::default()).expect("merged");
+    };
+    put((sqlite::BACKEND.open)(&options(None)).expect("opened"), 1, &cells);
+    let schema = Some(Arc::new(schema.expect("a schema that can be taken")));
+    let last = [change(&keys[7], Value::Integer(7), 2)];
+    put((sqlite::BACKEND.open)(&options(schema)).expect("opened"), 2, &last);
+    let expected: Vec<Json> =
+        (0..ROWS).map(|id| if id == 7 { json!([id, 7]) } else { json!([id, text]) }).collect();
+    assert_eq!(rows(dir.path(), "c", "t"), expected);
+}
+
+#[test]
 fn the_engines_cases_give_the_engines_rows() {
     let vectors: Vec<Json> =
         serde_json::from_str(include_str!("../data/merge-vectors.json")).expect("the vectors are JSON");
