@@ -16,6 +16,7 @@
 //! | [`work`] | where work runs that may block |
 //! | [`backup`] | backup and restore |
 //! | [`config`], [`metrics`], [`unavailable`] | every setting; every count; channels whose store fails |
+//! | [`logging`], [`ending`], [`request_id`] | the log; why connections end; what ties lines together |
 //!
 //! Imports point down this list. Storage is a crate of its own, `causeway-storage`.
 
@@ -25,13 +26,16 @@ pub mod channel;
 pub mod config;
 pub mod connection;
 pub mod draining;
+pub mod ending;
 pub mod fanout;
+pub mod logging;
 pub mod metrics;
 pub mod outbox;
 pub mod page;
 pub mod protocol;
 pub mod queue;
 pub mod relay;
+pub mod request_id;
 pub mod routes;
 pub mod server;
 pub mod shard;

@@ -1,5 +1,6 @@
 //! The `causeway` command: arguments, allocator, wiring.
 
+mod allocator;
 mod tools;
 
 use std::fmt::Display;
@@ -16,14 +17,12 @@ use causeway::admin::control::Control;
 use causeway::admin::http::{AdminListener, Token};
 use causeway::backup::check_restored;
 use causeway::config::{Config, ENV_CONFIG, SETTINGS, flag};
+use causeway::logging;
+use causeway::metrics::runtime;
 use causeway::server::{Server, resolve};
 use causeway_storage::{Schema, schema};
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use tokio::signal::unix::{SignalKind, signal};
-
-// Slabs are made on one thread and freed on another: glibc's allocator takes a lock for that, mimalloc does not.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let arguments = command().get_matches();
@@ -88,10 +87,7 @@ fn load(arguments: &ArgMatches) -> Result<Config, causeway::config::ConfigError>
 }
 
 fn serve(config: Config) -> Result<(), String> {
-    let filter =
-        tracing_subscriber::EnvFilter::try_new(&config.log).map_err(|e| format!("{}: {e}", flag("log")))?;
-    let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
-    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(terminal).with_writer(std::io::stderr).init();
+    logging::start(&config.log, config.log_format).map_err(|e| format!("{}: {e}", flag("log")))?;
     let schema = load_schema(&config)?;
     raise_file_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -159,6 +155,8 @@ async fn run(config: Config, schema: Option<Arc<Schema>>) -> Result<(), String> 
         None => None,
     };
     let running = tokio::spawn(server.clone().run(listener, stop));
+    server.metrics().watch_allocator(allocator::committed_bytes);
+    tokio::spawn(runtime::watch(server.metrics()));
 
     let backend = causeway_storage::backend(&config.store).map_err(|e| e.to_string())?;
     let options = config.store_options(schema.clone());

@@ -1,6 +1,7 @@
 //! HTTP on the relay's port: the upgrade to a WebSocket, health, metrics, and a page that says what this is.
 
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
@@ -13,10 +14,12 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use percent_encoding::percent_decode_str;
 use tokio::sync::OwnedSemaphorePermit;
+use tracing::Instrument;
 
-use crate::connection::{self, Stream};
-use crate::metrics::Metrics;
+use crate::connection::{self, Origin, Stream};
+use crate::metrics::{Metrics, Now};
 use crate::relay::Relay;
+use crate::request_id::{RequestId, X_REQUEST_ID};
 
 type Answer = Response<Full<Bytes>>;
 
@@ -29,17 +32,35 @@ pub struct Routes {
     pub relay: OnceLock<Arc<Relay>>,
 }
 
-/// Answers one request of a connection over an `S`; `hold` lives as long as the WebSocket that it becomes.
+/// Answers one request of a connection over an `S` from `peer`; `hold` lives as long as the WebSocket that it becomes.
 pub async fn answer<S: Stream>(
     routes: Arc<Routes>,
     request: Request<Body>,
+    peer: SocketAddr,
     hold: Arc<OwnedSemaphorePermit>,
 ) -> Result<Answer, Infallible> {
+    let id = RequestId::of(request.headers());
+    // Never the query: it may hold a token.
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let origin = Origin { peer, request: id.clone() };
+    let mut answer = route::<S>(&routes, request, origin, hold).await;
+    routes.metrics.answered(answer.status());
+    tracing::debug!(request = %id, %peer, %method, ?path, status = answer.status().as_u16(), "answered");
+    answer.headers_mut().insert(X_REQUEST_ID, id.header());
+    Ok(answer)
+}
+
+async fn route<S: Stream>(
+    routes: &Routes,
+    request: Request<Body>,
+    origin: Origin,
+    hold: Arc<OwnedSemaphorePermit>,
+) -> Answer {
     let relay = routes.relay.get().cloned();
     let upgrade = fastwebsockets::upgrade::is_upgrade_request(&request);
-    Ok(match request.uri().path() {
+    match request.uri().path() {
         "/" | "/sync" | "/ws" if upgrade => match relay {
-            Some(relay) if !relay.draining.has_begun() => connect::<S>(relay, request, hold).await,
+            Some(relay) if !relay.draining.has_begun() => connect::<S>(relay, request, origin, hold).await,
             Some(_) => problem(StatusCode::SERVICE_UNAVAILABLE, "shutting_down", "the server is going away"),
             None => problem(StatusCode::SERVICE_UNAVAILABLE, "storage", "the server is starting"),
         },
@@ -59,7 +80,7 @@ pub async fn answer<S: Stream>(
             "not_found",
             "there is nothing here; connect a WebSocket to /?channel=NAME",
         ),
-    })
+    }
 }
 
 const WELCOME: &str = "This is Causeway, a relay for local-first apps.\n\n\
@@ -71,6 +92,7 @@ const WELCOME: &str = "This is Causeway, a relay for local-first apps.\n\n\
 async fn connect<S: Stream>(
     relay: Arc<Relay>,
     mut request: Request<Body>,
+    origin: Origin,
     hold: Arc<OwnedSemaphorePermit>,
 ) -> Answer {
     let bad = |message: &str| problem(StatusCode::BAD_REQUEST, "malformed", message);
@@ -102,19 +124,23 @@ async fn connect<S: Stream>(
             );
         }
     };
-    tokio::spawn(async move {
+    let span = tracing::debug_span!("connection", id = member.outbox.id(), request = %origin.request);
+    let serve = async move {
         let _hold = hold;
         match upgraded.await {
             Ok(socket) => match socket.into_inner().into_inner().downcast::<TokioIo<S>>() {
-                Ok(parts) => connection::serve(relay, parts.io.into_inner(), parts.read_buf, member).await,
+                Ok(parts) => {
+                    connection::serve(relay, parts.io.into_inner(), parts.read_buf, member, origin).await
+                }
                 Err(other) => {
                     let _: Upgraded = other;
-                    tracing::error!("a connection is not what the server accepted");
+                    tracing::error!("a connection is not what the server accepted: a bug, please report it");
                 }
             },
-            Err(e) => tracing::debug!(channel = %member.channel, "the handshake broke: {e}"),
+            Err(e) => tracing::debug!("the handshake broke: {e}"),
         }
-    });
+    };
+    tokio::spawn(serve.instrument(span));
     response.map(|_| Full::default())
 }
 
@@ -133,16 +159,22 @@ fn channel_of(query: Option<&str>) -> Result<String, String> {
 }
 
 async fn metrics(metrics: &Metrics, relay: Option<Arc<Relay>>) -> Answer {
-    let (stats, silent, max) = match relay {
+    let now = match relay {
         Some(relay) => {
-            let max = relay.config.metrics_channels;
-            let stats = relay.shards.stats(max).await;
-            let silent = relay.shards.count() - stats.len();
-            (stats, silent, max)
+            let max_channels = relay.config.metrics_channels;
+            let shards = relay.shards.stats(max_channels).await;
+            Now {
+                silent: relay.shards.count() - shards.len(),
+                shards,
+                max_channels,
+                ready: !relay.draining.has_begun(),
+                queue_bytes: relay.shards.queue_bytes(),
+                pages_reading: relay.config.page_readers - relay.page_permits.available_permits(),
+            }
         }
-        None => (Vec::new(), 0, 0),
+        None => Now::default(),
     };
-    match metrics.encode(stats, silent, max) {
+    match metrics.encode(now) {
         Ok(body) => {
             let mut answer = text(StatusCode::OK, body);
             let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";

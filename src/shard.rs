@@ -17,12 +17,12 @@ use tokio::time::Instant;
 
 use crate::channel::{Channel, CommitRules};
 use crate::config::Config;
+use crate::ending::Ending;
 use crate::fanout::Pending;
 use crate::metrics::{ChannelStats, Metrics, ShardStats};
 use crate::outbox::{ConnectionId, Outbox};
 use crate::page::Readers;
 use crate::protocol::encode::Encoder;
-use crate::protocol::frame::close;
 use crate::queue::Queue;
 use crate::unavailable::Use;
 use crate::work::Work;
@@ -74,8 +74,8 @@ pub enum Job {
         channel: Arc<str>,
         /// The follower.
         outbox: Arc<Outbox>,
-        /// The close code and reason.
-        close: (u16, &'static str),
+        /// How it closes.
+        ending: Ending,
         /// Whether a pull is answered to its end first.
         after_pages: bool,
     },
@@ -174,6 +174,11 @@ impl Shards {
             all.extend(tokio::time::timeout_at(deadline, answer).await.ok().and_then(Result::ok));
         }
         all
+    }
+
+    /// Bytes of updates that wait to be merged, or are being merged.
+    pub fn queue_bytes(&self) -> usize {
+        self.shards.iter().map(|shard| shard.budget_bytes as usize - shard.budget.available_permits()).sum()
     }
 
     /// How many there are.
@@ -311,9 +316,9 @@ impl Worker {
         }
         for job in last {
             match job {
-                Job::Leave { channel, outbox, close: (code, reason), after_pages } => {
+                Job::Leave { channel, outbox, ending, after_pages } => {
                     self.leave(&channel, outbox.id());
-                    outbox.close(code, reason, after_pages);
+                    outbox.close(ending, after_pages);
                 }
                 Job::Remove { channel, readers, removed } => {
                     let _ = removed.send(self.remove(&channel, &readers));
@@ -348,7 +353,7 @@ impl Worker {
         if let Some(channel) = self.channels.remove(name) {
             self.open_stores -= usize::from(channel.is_open());
             for follower in channel.followers() {
-                follower.evict(close::TRY_AGAIN_LATER, "the channel was removed; connect again");
+                follower.evict();
             }
         }
         let removed = self.store.remove(name);
@@ -425,9 +430,10 @@ impl Worker {
             stats.channels += 1;
             let mut lag = 0;
             for follower in channel.followers() {
-                let (bytes, lagging) = follower.backlog();
-                stats.outbox_bytes += bytes;
-                stats.lagging += usize::from(lagging);
+                let backlog = follower.backlog();
+                stats.outbox_bytes += backlog.bytes;
+                stats.lagging += usize::from(backlog.lags);
+                stats.pulls += backlog.pulls;
                 lag = lag.max(channel.version().saturating_sub(follower.sent_version()));
             }
             stats.busiest.push(ChannelStats {

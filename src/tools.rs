@@ -1,5 +1,6 @@
 //! The commands beside `serve`. They ask the server that has the data directory open, or open it themselves if there is none.
 
+mod health;
 mod report;
 
 use std::io::{IsTerminal, Write};
@@ -10,6 +11,7 @@ use causeway::admin::http::Token;
 use causeway::admin::{Connections, Line, ROWS_DEFAULT, ROWS_MAX, Request, control, execute};
 use causeway::backup::{RestoreOptions, check_restored, restore};
 use causeway::config::Config;
+use causeway::logging;
 use causeway::server::resolve;
 use causeway_storage::ChangeStore;
 use clap::{Arg, ArgAction, ArgMatches, Command};
@@ -84,13 +86,26 @@ pub(crate) fn commands(settings: impl Fn(Command) -> Command) -> Vec<Command> {
         .arg(json());
     let check_config = Command::new("check-config")
         .about("Check the configuration, and the files that it names, without starting anything; exit 1 if it is wrong");
-    [backup, restore, verify, list, inspect, rows, delete, check_config].map(settings).into()
+    let health = Command::new("health")
+        .about("Ask the running server, at the address of `listen`, whether it lives; exit 1 if it does not answer")
+        .arg(
+            Arg::new("ready")
+                .long("ready")
+                .action(ArgAction::SetTrue)
+                .help("Ask whether it takes clients in; exit 1 while it starts or drains"),
+        );
+    [backup, restore, verify, list, inspect, rows, delete, check_config, health].map(settings).into()
 }
 
 /// Runs the command of that name; `false` if something was not as it has to be.
 pub(crate) fn run(name: &str, arguments: &ArgMatches, config: &Config) -> Result<bool, String> {
     if name == "check-config" {
         return check_config(config).map(|()| true);
+    }
+    if name == "health" {
+        let told = health::ask(config, if arguments.get_flag("ready") { "/readyz" } else { "/healthz" })?;
+        let _ = writeln!(std::io::stdout(), "{told}");
+        return Ok(true);
     }
     if !causeway_storage::backend(&config.store).map_err(|e| e.to_string())?.persistent {
         return Err(format!("the {} store keeps nothing on a disk that {name} could use", config.store));
@@ -168,7 +183,7 @@ fn check_config(config: &Config) -> Result<(), String> {
     if let Some(path) = &config.admin_token_file {
         Token::read(path)?;
     }
-    tracing_subscriber::EnvFilter::try_new(&config.log).map_err(|e| format!("log: {e}"))?;
+    logging::check_filter(&config.log).map_err(|e| format!("log: {e}"))?;
     if config.data.exists() && !config.data.is_dir() {
         return Err(format!("data {}: it is not a directory", config.data.display()));
     }
