@@ -97,10 +97,13 @@ fn serve(config: Config) -> Result<(), String> {
         .build()
         .map_err(|e| format!("cannot start: {e}"))?;
     let result = runtime.block_on(run(config, schema));
-    // What has not ended within the drain is given up.
-    runtime.shutdown_background();
+    // What has not ended within the drain is given up, and says so.
+    runtime.shutdown_timeout(LAST_WORDS);
     result
 }
+
+/// How long what is given up at the end has to say so; only a disk that hangs takes longer.
+const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// Reads the application's schema, if there is to be one.
 fn load_schema(config: &Config) -> Result<Option<Arc<Schema>>, String> {
