@@ -70,8 +70,13 @@ pub fn check_filter(filter: &str) -> Result<(), FilterError> {
     parse(filter).map(drop)
 }
 
+/// What is never logged in more detail: at `trace`, sled tells every key and value.
+const QUIET: &str = "sled=info";
+
 fn parse(filter: &str) -> Result<EnvFilter, FilterError> {
-    EnvFilter::try_new(filter).map_err(|e| FilterError::Bad { filter: filter.into(), problem: e.to_string() })
+    let parsed = EnvFilter::try_new(filter);
+    let parsed = parsed.map_err(|e| FilterError::Bad { filter: filter.into(), problem: e.to_string() })?;
+    Ok(parsed.add_directive(QUIET.parse().expect("it is a directive")))
 }
 
 /// Starts the log of the process, once; panics are lines in it from then on.

@@ -177,6 +177,14 @@ async fn run(config: Config, schema: Option<Arc<Schema>>) -> Result<(), String> 
         None
     };
     println!("{}", banner(&config, address, admin.as_ref().map(|admin| admin.address)));
+    tracing::info!(
+        %address,
+        version = env!("CARGO_PKG_VERSION"),
+        store = config.store,
+        durability = %config.durability,
+        data = %config.data.display(),
+        "started",
+    );
     let admin = admin.map(|admin| admin.serve(commands));
 
     let in_time = running.await.map_err(|e| format!("the server has failed: {e}"))?;
