@@ -27,6 +27,9 @@ const CHANNEL: &str = "list";
 /// Acks between two restarts.
 const ACKS: u64 = 300;
 
+/// Acks that a reader is away for after each restart.
+const MISSED: u64 = 50;
+
 /// Updates that a writer has under way.
 const IN_FLIGHT: usize = 8;
 
@@ -149,10 +152,15 @@ fn write(proxy: &Proxy, writer: usize, acks: &AtomicU64, stop: &AtomicBool) -> B
 
 /// Follows until it has all up to the version that `last` names when it is not 0. Gives the key of every row that it was
 /// sent, and how often it connected.
-fn read(proxy: &Proxy, reader: usize, last: &AtomicU64) -> (BTreeSet<String>, usize) {
+fn read(proxy: &Proxy, reader: usize, acks: &AtomicU64, last: &AtomicU64) -> (BTreeSet<String>, usize) {
     let who = format!("reader {reader}");
     let (mut rows, mut cursor, mut connects) = (BTreeSet::new(), 0, 0);
     loop {
+        // It comes back when others have written more: what it would skip is there to be skipped.
+        let more = acks.load(Relaxed) + MISSED;
+        while connects > 0 && acks.load(Relaxed) < more && last.load(Relaxed) == 0 {
+            thread::sleep(PAUSE);
+        }
         let mut client = proxy.connect();
         connects += 1;
         client.send_json(&pull(cursor));
@@ -183,7 +191,7 @@ fn a_rolling_restart_loses_and_skips_nothing(store: &str) {
         let (proxy, acks, stop, last) = (&proxy, &acks, &stop, &last);
         let writers: Vec<_> =
             (0..WRITERS).map(|n| scope.spawn(move || write(proxy, n, acks, stop))).collect();
-        let readers: Vec<_> = (0..READERS).map(|n| scope.spawn(move || read(proxy, n, last))).collect();
+        let readers: Vec<_> = (0..READERS).map(|n| scope.spawn(move || read(proxy, n, acks, last))).collect();
         let is_over = || writers.iter().any(|w| w.is_finished()) || readers.iter().any(|r| r.is_finished());
         for n in 1..=SERVERS {
             let enough = acks.load(Relaxed) + ACKS;
