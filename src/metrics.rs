@@ -449,12 +449,12 @@ impl Metrics {
 
     /// A network thread was late by so much.
     pub fn woken_late(&self, by: Duration) {
-        self.wake_seconds.observe([by].into_iter());
+        self.wake_seconds.observe(by);
     }
 
     /// A page was read.
     pub fn read_page(&self, took: Duration) {
-        self.page_seconds.observe([took].into_iter());
+        self.page_seconds.observe(took);
     }
 
     /// A page waits until what is given is dropped.
@@ -472,8 +472,8 @@ impl Metrics {
     /// A commit that was durable at `committed`, of updates read at `received`, has been told.
     pub fn told(&self, committed: Instant, received: impl Iterator<Item = Instant>) {
         let now = Instant::now();
-        self.fanout_seconds.observe([now - committed].into_iter());
-        self.ack_seconds.observe(received.map(|received| now - received));
+        self.fanout_seconds.observe(now - committed);
+        self.ack_seconds.observe_all(received.map(|received| now - received));
     }
 
     /// Open connections.

@@ -32,8 +32,14 @@ struct Counts {
 }
 
 impl Latency {
-    /// Counts the times.
-    pub(super) fn observe(&self, times: impl Iterator<Item = Duration>) {
+    /// Counts a time.
+    pub(super) fn observe(&self, time: Duration) {
+        self.0.buckets[bucket_of(time).min(BUCKETS)].fetch_add(1, Relaxed);
+        self.0.sum_ns.fetch_add(time.as_nanos() as u64, Relaxed);
+    }
+
+    /// Counts the times, together.
+    pub(super) fn observe_all(&self, times: impl Iterator<Item = Duration>) {
         let (mut counts, mut sum_ns) = ([0; BUCKETS + 1], 0);
         for time in times {
             counts[bucket_of(time).min(BUCKETS)] += 1;
@@ -78,7 +84,7 @@ mod tests {
         }
         assert!(bucket_of(Duration::from_secs(27)) >= BUCKETS);
         let latency = Latency::default();
-        latency.observe([1, 150, u64::MAX / 1_000_000].map(Duration::from_micros).into_iter());
+        latency.observe_all([1, 150, u64::MAX / 1_000_000].map(Duration::from_micros).into_iter());
         let counts: Vec<_> = latency.0.buckets.iter().map(|bucket| bucket.load(Relaxed)).collect();
         assert_eq!((counts[0], counts[1], counts[BUCKETS], counts.iter().sum()), (1, 1, 1, 3_u64));
     }
