@@ -121,20 +121,22 @@ impl Channel {
         self.used = Instant::now();
         match self.merge(store, pending, rules) {
             Ok(outcomes) => {
+                let committed = Instant::now();
                 metrics.storage_works(&self.name, Use::Write);
                 metrics.committed(
                     pending.iter().map(|p| p.update.len()).sum(),
-                    self.used.elapsed(),
+                    committed - self.used,
                     &outcomes,
                 );
                 let fanout = Fanout::new(&self.encoder, metrics, pending, &outcomes, self.version);
                 self.version = fanout.version();
                 fanout.tell(&self.followers);
+                metrics.told(committed, pending.iter().map(|p| p.received));
             }
             Err(e) => {
                 metrics.storage_failed(&self.name, Use::Write, &e);
                 (self.store, self.in_doubt) = (None, true);
-                for Pending { outbox, update } in pending {
+                for Pending { outbox, update, .. } in pending {
                     let refusal = Refusal {
                         code: Code::Storage,
                         message: "the server could not store this update; send it again later".into(),

@@ -10,6 +10,8 @@ use std::sync::Arc;
 
 use causeway_storage::{Durability, KeyFormat, Schema, StoreOptions};
 
+use crate::logging::LogFormat;
+
 /// What precedes a setting's name, in upper case, in the environment.
 pub const ENV_PREFIX: &str = "CAUSEWAY_";
 
@@ -121,6 +123,8 @@ settings! {
     durability: Durability = Durability::Full, ANY;
     /// What is logged: error, warn, info, debug or trace, or a filter such as `causeway=debug`.
     log: String = "info".into(), ANY;
+    /// How log lines look: human, json, or auto (human on a terminal, else json).
+    log_format: LogFormat = LogFormat::Auto, ANY;
     /// A file with the CREATE TABLEs of the application's tables, which changes are checked against; empty: any table is taken.
     schema: Option<PathBuf> = None, ANY;
     /// How changes carry a row's key, if there is a schema: packed (as cr-sqlite does), plain (the key's one value as text).
@@ -414,6 +418,16 @@ impl<T: Kind> Kind for Option<T> {
 
     fn toml(&self) -> String {
         self.as_ref().map_or_else(|| "\"\"".into(), T::toml)
+    }
+}
+
+impl Kind for LogFormat {
+    fn parse(value: &str, _: std::ops::RangeInclusive<u64>) -> Result<Self, String> {
+        value.parse()
+    }
+
+    fn toml(&self) -> String {
+        format!("\"{self}\"")
     }
 }
 

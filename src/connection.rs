@@ -1,9 +1,10 @@
 //! One connection: a reader that decodes and hands over, a writer that sends what the outbox holds. Both are one task,
 //! so that an idle connection costs one, and the end of either ends the other.
 
+mod life;
+
 use std::io::{self, IoSlice};
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
 use std::task::Poll;
 use std::time::Duration;
@@ -16,16 +17,20 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::auth::Denied;
+use crate::ending::{Ending, Reason};
 use crate::fanout::Pending;
 use crate::metrics::{AuthAt, MessageType};
-use crate::outbox::{Outbox, PageStart, TAKE_MAX_SLABS as WRITE_SLABS, TOO_MANY_BAD, Taken};
+use crate::outbox::{Outbox, PageStart, TAKE_MAX_SLABS as WRITE_SLABS, Taken};
 use crate::page::PageLimits;
 use crate::protocol::decode::{self, DecodeRules};
-use crate::protocol::frame::{self, Broken, Event, FrameCollector, close};
+use crate::protocol::frame::{self, Event, FrameCollector, close};
 use crate::protocol::{self, Code, Incoming, Refusal};
 use crate::relay::{Member, Relay};
 use crate::shard::Job;
 use crate::unavailable::Use;
+
+pub use life::Origin;
+use life::{LastHeard, Life, Traffic};
 
 /// What one read asks the system for, in bytes. The buffer belongs to the thread, not to the connection.
 const READ_BYTES: usize = 64 * 1024;
@@ -38,20 +43,6 @@ pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send + Sync + 'static {}
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send + Sync + 'static> Stream for S {}
 
-/// How a connection's reader ended: the close code, the reason, and whether a pull is still answered.
-#[derive(Clone, Copy, Debug)]
-struct End {
-    code: u16,
-    reason: &'static str,
-    after_pages: bool,
-}
-
-impl End {
-    fn with(code: u16, reason: &'static str) -> Self {
-        End { code, reason, after_pages: false }
-    }
-}
-
 /// Why a writer ended without a close frame.
 #[derive(Debug, thiserror::Error)]
 enum WriteError {
@@ -63,14 +54,24 @@ enum WriteError {
     Broken(#[from] io::Error),
 }
 
+impl WriteError {
+    fn reason(&self) -> Reason {
+        match self {
+            WriteError::Slow => Reason::Slow,
+            WriteError::Silent => Reason::Silent,
+            WriteError::Broken(_) => Reason::Broken,
+        }
+    }
+}
+
 /// Serves a connection to its end. `received` is what came together with the handshake.
-pub async fn serve(relay: Arc<Relay>, io: impl Stream, received: Bytes, member: Member) {
-    relay.metrics.connected();
+pub async fn serve(relay: Arc<Relay>, io: impl Stream, received: Bytes, member: Member, origin: Origin) {
+    let mut life = Life::new(&relay.metrics, &member, &origin);
     let (mut read, mut write) = tokio::io::split(io);
     let heard = LastHeard::new();
-    let mut writer = pin!(write_loop(&relay, &member, &mut write, &heard));
+    let mut writer = pin!(write_loop(&relay, &member, &mut write, &heard, &life.traffic));
     let first = {
-        let reader = Reader::new(&relay, &member, &mut read, &heard);
+        let reader = Reader::new(&relay, &member, &mut read, &heard, &life.traffic);
         tokio::select! {
             biased;
             written = &mut writer => Err(written),
@@ -80,30 +81,35 @@ pub async fn serve(relay: Arc<Relay>, io: impl Stream, received: Bytes, member: 
             end = reader.run(received) => Ok(end),
         }
     };
-    let written = match first {
+    let (read_end, written) = match first {
         Ok(Ok(end)) => {
-            member.leave(end.code, end.reason, end.after_pages);
-            writer.await
+            // Who has said no more may still read: what it sent is acked, what it pulled is sent.
+            member.leave(end, end.reason == Reason::ClientEnded);
+            (Some(end.reason), writer.await)
         }
-        Ok(Err(e)) => Err(WriteError::Broken(e)),
-        Err(written) => written,
+        Ok(Err(e)) => (None, Err(WriteError::Broken(e))),
+        Err(written) => (None, written),
     };
+    let end = match &written {
+        Ok(ending) => (ending.reason, Some(ending.code)),
+        // What began the end says more than what it then broke at.
+        Err(e) => (read_end.unwrap_or(e.reason()), None),
+    };
+    life.end = end;
     match written {
-        Ok(()) => linger(&mut read, Duration::from_millis(relay.config.close_timeout_ms)).await,
-        Err(e) => tracing::debug!(channel = %member.channel, connection = member.outbox.id(), "closed: {e}"),
+        Ok(_) => linger(&mut read, Duration::from_millis(relay.config.close_timeout_ms)).await,
+        Err(e) => tracing::debug!(connection = member.outbox.id(), "no close frame: {e}"),
     }
-    relay.metrics.disconnected();
 }
 
 /// Tells the client that its token is no longer good.
-fn session_ended(relay: &Relay, member: &Member, denied: Denied) -> End {
+fn session_ended(relay: &Relay, member: &Member, denied: Denied) -> Ending {
     relay.metrics.session_ended(denied);
     refuse(relay, member, &Refusal::new(Code::Unauthorized, denied.to_string()));
-    let reason = match denied {
-        Denied::Revoked => "the key of the token is no longer valid",
-        _ => "the token has expired",
-    };
-    End::with(close::POLICY, reason)
+    match denied {
+        Denied::Revoked => Ending::KEY_REMOVED,
+        _ => Ending::TOKEN_EXPIRED,
+    }
 }
 
 fn refuse(relay: &Relay, member: &Member, refusal: &Refusal) {
@@ -118,26 +124,6 @@ pub(crate) async fn linger(read: &mut (impl AsyncRead + Unpin), timeout: Duratio
         tokio::time::timeout(timeout, async { while matches!(read.read(&mut rest).await, Ok(1..)) {} }).await;
 }
 
-/// When the client last gave a sign of life: sent something, or took what it had been slow to take.
-struct LastHeard {
-    start: Instant,
-    after_ms: AtomicU64,
-}
-
-impl LastHeard {
-    fn new() -> Self {
-        LastHeard { start: Instant::now(), after_ms: AtomicU64::new(0) }
-    }
-
-    fn now(&self) {
-        self.after_ms.store(self.start.elapsed().as_millis() as u64, Relaxed);
-    }
-
-    fn elapsed(&self) -> Duration {
-        self.start.elapsed().saturating_sub(Duration::from_millis(self.after_ms.load(Relaxed)))
-    }
-}
-
 /// The reading half.
 struct Reader<'c, R> {
     relay: &'c Relay,
@@ -145,18 +131,27 @@ struct Reader<'c, R> {
     io: &'c mut R,
     frames: FrameCollector,
     heard: &'c LastHeard,
+    traffic: &'c Traffic,
+    /// When what is being taken was read.
+    received: Instant,
     /// What has been read and not yet been handed over: all that came with one read is handed over together.
     jobs: Vec<Job>,
 }
 
 impl<'c, R: AsyncRead + Unpin> Reader<'c, R> {
-    fn new(relay: &'c Relay, member: &'c Member, io: &'c mut R, heard: &'c LastHeard) -> Self {
+    fn new(
+        relay: &'c Relay,
+        member: &'c Member,
+        io: &'c mut R,
+        heard: &'c LastHeard,
+        traffic: &'c Traffic,
+    ) -> Self {
         let frames = FrameCollector::new(relay.config.max_message_bytes);
-        Reader { relay, member, io, frames, heard, jobs: Vec::new() }
+        Reader { relay, member, io, frames, heard, traffic, received: Instant::now(), jobs: Vec::new() }
     }
 
     /// Reads until the client closes, breaks a rule, or the server drains.
-    async fn run(mut self, received: Bytes) -> io::Result<End> {
+    async fn run(mut self, received: Bytes) -> io::Result<Ending> {
         self.frames.buffer().extend_from_slice(&received);
         // It may be a small part of the handshake's buffer.
         drop(received);
@@ -171,18 +166,17 @@ impl<'c, R: AsyncRead + Unpin> Reader<'c, R> {
             self.member.outbox.wait_drained().await;
             tokio::select! {
                 biased;
-                () = &mut draining => return Ok(End::with(close::GOING_AWAY, "the server is going away")),
+                () = &mut draining => return Ok(Ending::DRAINING),
                 read = fill(self.io, &mut self.frames) => if read? == 0 {
-                    // The client may still read: what it sent is acked, what it pulled is sent.
-                    return Ok(End { code: close::NORMAL, reason: "", after_pages: true });
+                    return Ok(Ending::CLIENT_ENDED);
                 },
             }
-            self.heard.now();
+            self.received = self.heard.now();
         }
     }
 
     /// Takes every whole message that has arrived.
-    async fn take_all(&mut self) -> Option<End> {
+    async fn take_all(&mut self) -> Option<Ending> {
         loop {
             match self.frames.next_event() {
                 Ok(None) => return None,
@@ -197,21 +191,23 @@ impl<'c, R: AsyncRead + Unpin> Reader<'c, R> {
                     self.member.outbox.reply(pong.into());
                 }
                 Ok(Some(Event::Pong)) => {}
-                Ok(Some(Event::Close(code))) => return Some(End::with(code, "")),
-                Err(Broken { code, reason }) => {
-                    match code {
-                        close::TOO_LARGE => self.refuse(&Refusal::new(Code::TooLarge, reason)),
-                        close::NOT_UTF8 => self.refuse(&Refusal::new(Code::Malformed, reason)),
+                Ok(Some(Event::Close(code))) => return Some(Ending::client_closed(code)),
+                Err(broken) => {
+                    match broken.code {
+                        close::TOO_LARGE => self.refuse(&Refusal::new(Code::TooLarge, broken.reason)),
+                        close::NOT_UTF8 => self.refuse(&Refusal::new(Code::Malformed, broken.reason)),
                         _ => {}
                     }
-                    return Some(End::with(code, reason));
+                    return Some(broken.into());
                 }
             }
         }
     }
 
-    async fn message(&mut self, payload: Vec<u8>) -> Option<End> {
+    async fn message(&mut self, payload: Vec<u8>) -> Option<Ending> {
         self.relay.metrics.received_bytes(payload.len());
+        self.traffic.messages_in.add(1);
+        self.traffic.bytes_in.add(payload.len());
         let incoming = match self.decode(payload).await {
             Ok(incoming) => incoming,
             Err(refusal) => return self.bad_message(&refusal),
@@ -219,6 +215,7 @@ impl<'c, R: AsyncRead + Unpin> Reader<'c, R> {
         match incoming {
             Incoming::Update(update) => {
                 self.relay.metrics.received(MessageType::Update, update.len());
+                self.traffic.changes_in.add(update.len());
                 if !self.member.session.may_write() {
                     let message = "the token grants only reading in this channel".into();
                     let received = Some(update.version);
@@ -233,7 +230,7 @@ impl<'c, R: AsyncRead + Unpin> Reader<'c, R> {
                         self.member.shard.reserve(bytes).await
                     }
                 };
-                let pending = Pending { outbox: self.member.outbox.clone(), update };
+                let pending = Pending { outbox: self.member.outbox.clone(), update, received: self.received };
                 self.jobs.push(Job::Update { channel: self.member.channel.clone(), pending, permit });
             }
             Incoming::Pull { version } => {
@@ -279,9 +276,9 @@ impl<'c, R: AsyncRead + Unpin> Reader<'c, R> {
         decoded.await.unwrap_or_else(|_| Err(Refusal::new(Code::ShuttingDown, "the server is going away")))
     }
 
-    fn bad_message(&mut self, refusal: &Refusal) -> Option<End> {
+    fn bad_message(&mut self, refusal: &Refusal) -> Option<Ending> {
         self.refuse(refusal);
-        self.member.outbox.bad_message().then(|| End::with(close::POLICY, TOO_MANY_BAD))
+        self.member.outbox.bad_message().then_some(Ending::BAD_MESSAGES)
     }
 
     fn refuse(&self, refusal: &Refusal) {
@@ -326,13 +323,14 @@ async fn fill(io: &mut (impl AsyncRead + Unpin), frames: &mut FrameCollector) ->
     .await
 }
 
-/// Writes what the outbox holds until it says to close; then `Ok`.
+/// Writes what the outbox holds until it says to close; gives how.
 async fn write_loop(
     relay: &Arc<Relay>,
     member: &Member,
     io: &mut (impl AsyncWrite + Unpin),
     heard: &LastHeard,
-) -> Result<(), WriteError> {
+    traffic: &Traffic,
+) -> Result<Ending, WriteError> {
     let config = &relay.config;
     let ping_interval = Duration::from_millis(config.ping_interval_ms);
     let mut pings = tokio::time::interval_at(Instant::now() + ping_interval, ping_interval);
@@ -345,16 +343,18 @@ async fn write_loop(
             read_page(relay, member, start);
         }
         if !taken.slabs.is_empty() {
-            relay.metrics.sent_bytes(write_all(io, &taken.slabs, slow, heard).await?);
+            let bytes = write_all(io, &taken.slabs, slow, heard).await?;
+            relay.metrics.sent_bytes(bytes);
+            traffic.bytes_out.add(bytes);
             member.outbox.sent(taken.version);
         }
-        if let Some((code, reason)) = taken.close {
+        if let Some(ending) = taken.close {
             let mut bytes = Vec::new();
-            frame::write_close(code, reason, &mut bytes);
+            frame::write_close(ending.code, ending.text, &mut bytes);
             write_all(io, &[bytes.into()], slow, heard).await?;
-            // TLS has last words of its own.
-            tokio::time::timeout(slow, io.shutdown()).await.map_err(|_| WriteError::Slow)??;
-            return Ok(());
+            // The close is on its way, whatever becomes of TLS' own last words.
+            let _ = tokio::time::timeout(slow, io.shutdown()).await;
+            return Ok(ending);
         }
         if !taken.slabs.is_empty() {
             continue;
@@ -388,7 +388,9 @@ fn read_page(relay: &Arc<Relay>, member: &Member, start: PageStart) {
             let _permit = permit;
             // Those who have gone meanwhile leave no read behind for others to wait for.
             outbox.upgrade()?;
+            let began = Instant::now();
             let read = reading.readers.read(&channel, start, limits);
+            reading.metrics.read_page(began.elapsed());
             match &read {
                 Ok(_) => reading.metrics.storage_works(&channel, Use::Read),
                 Err(e) => reading.metrics.storage_failed(&channel, Use::Read, e),
@@ -413,12 +415,14 @@ fn read_page(relay: &Arc<Relay>, member: &Member, start: PageStart) {
         });
     };
     // Pages wait for one another here: on the threads they would keep large messages waiting as well.
-    let permits = relay.page_permits.clone();
+    let (permits, waiting) = (relay.page_permits.clone(), relay.metrics.clone());
     match permits.clone().try_acquire_owned() {
         Ok(permit) => read(permit),
         Err(_) => drop(tokio::spawn(async move {
+            let waiting = waiting.page_waits();
             // Nobody closes the semaphore.
             let Ok(permit) = permits.acquire_owned().await else { return };
+            drop(waiting);
             read(permit);
         })),
     }
@@ -440,7 +444,7 @@ impl ExpectedPage {
 impl Drop for ExpectedPage {
     fn drop(&mut self) {
         if let Some(outbox) = self.outbox.upgrade().filter(|_| !self.came) {
-            outbox.page_failed(close::TRY_AGAIN_LATER, "the server could not read the channel");
+            outbox.page_failed(Ending::PAGE_FAILED);
         }
     }
 }

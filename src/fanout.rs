@@ -6,11 +6,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use causeway_storage::Outcome;
+use tokio::time::Instant;
 
+use crate::ending::Ending;
 use crate::metrics::Metrics;
-use crate::outbox::{Delivery, Outbox, TOO_MANY_BAD};
+use crate::outbox::{Delivery, Outbox};
 use crate::protocol::encode::Encoder;
-use crate::protocol::frame::close;
 use crate::protocol::{Code, IncomingUpdate, Refusal};
 
 /// A sender's share of a slab is copied if it is less than one of so many parts.
@@ -23,6 +24,8 @@ pub struct Pending {
     pub outbox: Arc<Outbox>,
     /// What it sent.
     pub update: Box<IncomingUpdate>,
+    /// When it was read.
+    pub received: Instant,
 }
 
 /// A commit that is durable, about to be told.
@@ -149,7 +152,7 @@ impl<'c> Fanout<'c> {
         self.metrics.sent_acks(acked);
         sender.deliver(deliveries);
         if one_too_many {
-            sender.close(close::POLICY, TOO_MANY_BAD, false);
+            sender.close(Ending::BAD_MESSAGES, false);
         }
     }
 

@@ -19,6 +19,7 @@
 //! | [`backup`] | backup and restore |
 //! | [`schema_file`] | the application's schema, as a file, and the last one of a data directory |
 //! | [`config`], [`metrics`], [`unavailable`] | every setting; every count; channels whose store fails |
+//! | [`logging`], [`ending`], [`request_id`] | the log; why connections end; what ties lines together |
 //!
 //! Imports point down this list. Storage is a crate of its own, `causeway-storage`.
 
@@ -29,13 +30,16 @@ pub mod channel;
 pub mod config;
 pub mod connection;
 pub mod draining;
+pub mod ending;
 pub mod fanout;
+pub mod logging;
 pub mod metrics;
 pub mod outbox;
 pub mod page;
 pub mod protocol;
 pub mod queue;
 pub mod relay;
+pub mod request_id;
 pub mod routes;
 pub mod schema_file;
 pub mod server;

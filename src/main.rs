@@ -1,5 +1,6 @@
 //! The `causeway` command: arguments, allocator, wiring.
 
+mod allocator;
 mod tools;
 
 use std::fmt::Display;
@@ -15,16 +16,14 @@ use causeway::admin::fit::warn_of_all;
 use causeway::admin::http::{AdminListener, Token};
 use causeway::backup::check_restored;
 use causeway::config::{Config, ENV_CONFIG, SETTINGS, flag};
+use causeway::logging;
+use causeway::metrics::runtime;
 use causeway::schema_file::{self, Follows};
 use causeway::server::{Server, resolve};
 use causeway::tls::Tls;
 use causeway_storage::{ChangeStore, Schema};
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use tokio::signal::unix::{SignalKind, signal};
-
-// Slabs are made on one thread and freed on another: glibc's allocator takes a lock for that, mimalloc does not.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let arguments = command().get_matches();
@@ -93,10 +92,7 @@ fn load(arguments: &ArgMatches) -> Result<Config, causeway::config::ConfigError>
 }
 
 fn serve(config: Config) -> Result<(), String> {
-    let filter =
-        tracing_subscriber::EnvFilter::try_new(&config.log).map_err(|e| format!("{}: {e}", flag("log")))?;
-    let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
-    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(terminal).with_writer(std::io::stderr).init();
+    logging::start(&config.log, config.log_format).map_err(|e| format!("{}: {e}", flag("log")))?;
     let schema = schema_file::load(&config)?;
     let tls = Tls::load(&config).map_err(|e| e.to_string())?;
     for warning in tls.iter().flat_map(|tls| tls.warnings()) {
@@ -110,10 +106,13 @@ fn serve(config: Config) -> Result<(), String> {
         .build()
         .map_err(|e| format!("cannot start: {e}"))?;
     let result = runtime.block_on(run(config, schema, tls));
-    // What has not ended within the drain is given up.
-    runtime.shutdown_background();
+    // What has not ended within the drain is given up, and says so.
+    runtime.shutdown_timeout(LAST_WORDS);
     result
 }
+
+/// How long what is given up at the end has to say so; only a disk that hangs takes longer.
+const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// Blocking threads beside those that read pages: large messages are decoded there.
 const DECODE_THREADS: usize = 2;
@@ -130,6 +129,8 @@ async fn run(config: Config, schema: Option<Arc<Schema>>, tls: Option<Arc<Tls>>)
         tokio::spawn(tls.clone().watch(server.metrics()));
     }
     let running = tokio::spawn(server.clone().run(listener, stop));
+    server.metrics().watch_allocator(allocator::committed_bytes);
+    tokio::spawn(runtime::watch(server.metrics()));
 
     let backend = causeway_storage::backend(&config.store).map_err(|e| e.to_string())?;
     let options = config.store_options(schema.clone());
@@ -159,6 +160,14 @@ async fn run(config: Config, schema: Option<Arc<Schema>>, tls: Option<Arc<Tls>>)
     println!(
         "{}",
         banner(&config, address, keys, admin.as_ref().map(|admin| admin.address), schema.as_deref())
+    );
+    tracing::info!(
+        %address,
+        version = env!("CARGO_PKG_VERSION"),
+        store = config.store,
+        durability = %config.durability,
+        data = %config.data.display(),
+        "started",
     );
     if let (Some(schema), true) = (schema, unchecked) {
         look_for_unfit_cells(store.clone(), schema, &config.data)

@@ -1,20 +1,33 @@
-//! What the server counts, and `/metrics`.
+//! What the server counts, and `/metrics`. `docs/operations.md` says what each metric means.
+
+mod latency;
+mod process;
+pub mod runtime;
 
 use std::sync::atomic::AtomicU64;
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use causeway_storage::{Outcome, StoreError};
+use hyper::StatusCode;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
+use tokio::time::Instant;
 
 use crate::auth::Denied;
+use crate::config::Config;
+use crate::ending::{Reason, Refused};
 use crate::protocol::Code;
 use crate::tls::HandshakeFailure;
 use crate::unavailable::{Unavailable, Use};
+
+use latency::Latency;
+use process::Process;
+use runtime::Runtime;
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct CodeLabel {
@@ -45,6 +58,28 @@ struct ReasonLabel {
 struct DeniedLabel {
     at: &'static str,
     reason: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct StatusLabel {
+    status: u16,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct BuildLabel {
+    version: &'static str,
+    store: String,
+    durability: String,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct SettingLabel {
+    setting: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ToLabel {
+    to: &'static str,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -90,16 +125,57 @@ pub struct ShardStats {
     pub outbox_bytes: usize,
     /// Connections whose updates are left to pages.
     pub lagging: usize,
+    /// Pulls that are being answered, or wait for that.
+    pub pulls: usize,
     /// The channels with the most followers.
     pub busiest: Vec<ChannelStats>,
 }
+
+/// What is asked for when `/metrics` is.
+#[derive(Debug, Default)]
+pub struct Now {
+    /// What the shards say.
+    pub shards: Vec<ShardStats>,
+    /// How many shards said nothing.
+    pub silent: usize,
+    /// The most channels that are shown one by one.
+    pub max_channels: usize,
+    /// Whether clients are taken in.
+    pub ready: bool,
+    /// Bytes of updates that wait for the shards.
+    pub queue_bytes: usize,
+    /// Pages that are being read.
+    pub pages_reading: usize,
+}
+
+/// The statuses that answers have.
+const STATUSES: [u16; 12] = [101, 200, 400, 401, 403, 404, 405, 426, 429, 500, 503, 0];
 
 /// Everything that is counted as it happens. What can be asked for when it is wanted (outboxes, lag) is not kept here.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
+    /// One who asks is not to see the channels that are meant for another.
+    encoding: Mutex<()>,
     connections: Gauge,
     connections_total: Counter,
+    closed: [Counter; Reason::ALL.len()],
+    refused: [Counter; Refused::ALL.len()],
+    answers: [Counter; STATUSES.len()],
+    build: Family<BuildLabel, Gauge>,
+    limits: Family<SettingLabel, Gauge>,
+    ready: Gauge,
+    queue_bytes: Gauge,
+    pulls: Gauge,
+    pages_reading: Gauge,
+    pages_waiting: Gauge,
+    page_seconds: Latency,
+    ack_seconds: Latency,
+    fanout_seconds: Latency,
+    wake_seconds: Latency,
+    unavailable_now: [Gauge; 2],
+    allocator: Gauge,
+    allocated: OnceLock<fn() -> usize>,
     messages_in: [Counter; 3],
     bytes_in: Counter,
     changes_in: Counter,
@@ -166,8 +242,31 @@ impl AuthAt {
 
 impl Default for Metrics {
     fn default() -> Self {
-        let mut registry = Registry::with_prefix("causeway");
-        let r = &mut registry;
+        let mut registry = Registry::default();
+        // Their names are everybody's.
+        registry.register_collector(Box::new(Process::default()));
+        let r = registry.sub_registry_with_prefix("causeway");
+        r.register_collector(Box::new(Runtime));
+        let closed = Family::<ReasonLabel, Counter>::default();
+        r.register("connections_closed", "WebSocket connections that ended, by reason", closed.clone());
+        let refused = Family::<ReasonLabel, Counter>::default();
+        r.register(
+            "connections_refused",
+            "Connections given up before a request came, by reason",
+            refused.clone(),
+        );
+        let answers = Family::<StatusLabel, Counter>::default();
+        r.register("http_responses", "HTTP requests answered, by status; 0 is any other", answers.clone());
+        let unavailable = Family::<ToLabel, Gauge>::default();
+        r.register(
+            "channels_unavailable",
+            "How many channels' store failed when it was last asked to write or to read",
+            unavailable.clone(),
+        );
+        let build = Family::<BuildLabel, Gauge>::default();
+        r.register("build_info", "1; what runs, in the labels", build.clone());
+        let limits = Family::<SettingLabel, Gauge>::default();
+        r.register("limit", "Limits that are in effect, by their setting", limits.clone());
         let messages = Family::<TypeLabel, Counter>::default();
         r.register("messages_received", "Messages from clients, by type", messages.clone());
         let messages_out = Family::<TypeLabel, Counter>::default();
@@ -213,6 +312,36 @@ impl Default for Metrics {
             connections: gauge(r, "connections", "Open WebSocket connections"),
             connections_total: counter(r, "connections_opened", "WebSocket connections opened"),
             messages_in: [message("update"), message("pull"), message("auth")],
+            closed: std::array::from_fn(|n| {
+                closed.get_or_create(&ReasonLabel { reason: Reason::ALL[n].as_str() }).clone()
+            }),
+            refused: std::array::from_fn(|n| {
+                refused.get_or_create(&ReasonLabel { reason: Refused::ALL[n].as_str() }).clone()
+            }),
+            answers: STATUSES.map(|status| answers.get_or_create(&StatusLabel { status }).clone()),
+            build,
+            limits,
+            ready: gauge(r, "ready", "1 if clients are taken in, as /readyz says"),
+            queue_bytes: byte_gauge(r, "queue", "Updates that wait to be merged, or are being merged"),
+            pulls: gauge(r, "pulls", "Pulls that are being answered, or wait for that"),
+            pages_reading: gauge(r, "pages_reading", "Pages that are being read"),
+            pages_waiting: gauge(r, "pages_waiting", "Pages that wait for others to be read"),
+            page_seconds: latency(r, "page_read", "Time of reading a page from the store"),
+            ack_seconds: latency(r, "ack", "Time from reading an update to its answer in the outbox"),
+            fanout_seconds: latency(
+                r,
+                "fanout",
+                "Time of telling a durable commit to all outboxes of its channel",
+            ),
+            wake_seconds: latency(r, "wake_delay", "How late a network thread woke a task that slept"),
+            unavailable_now: [Use::Write, Use::Read]
+                .map(|using| unavailable.get_or_create(&ToLabel { to: using.as_str() }).clone()),
+            allocator: byte_gauge(
+                r,
+                "allocator_committed",
+                "What the allocator holds of the system's memory",
+            ),
+            allocated: OnceLock::new(),
             bytes_in: byte_counter(r, "received", "Payload bytes of messages from clients"),
             changes_in: counter(r, "changes_received", "Changes received in updates that could be read"),
             updates_out: sent("update"),
@@ -284,6 +413,7 @@ impl Default for Metrics {
                 "1 while tls_cert and tls_key cannot be used, and the certificate before them is served",
             ),
             registry,
+            encoding: Mutex::default(),
         }
     }
 }
@@ -292,6 +422,18 @@ fn gauge(registry: &mut Registry, name: &str, help: &str) -> Gauge {
     let gauge = Gauge::default();
     registry.register(name, help, gauge.clone());
     gauge
+}
+
+fn byte_gauge(registry: &mut Registry, name: &str, help: &str) -> Gauge {
+    let gauge = Gauge::default();
+    registry.register_with_unit(name, help, Unit::Bytes, gauge.clone());
+    gauge
+}
+
+fn latency(registry: &mut Registry, name: &str, help: &str) -> Latency {
+    let latency = Latency::default();
+    registry.register_with_unit(name, help, Unit::Seconds, latency.clone());
+    latency
 }
 
 fn counter(registry: &mut Registry, name: &str, help: &str) -> Counter {
@@ -344,8 +486,74 @@ impl Metrics {
     }
 
     /// A connection is closed.
-    pub fn disconnected(&self) {
+    pub fn disconnected(&self, reason: Reason) {
         self.connections.dec();
+        self.closed[reason as usize].inc();
+    }
+
+    /// A connection was given up before it had asked for anything.
+    pub fn refused_connection(&self, refused: Refused) {
+        self.refused[refused as usize].inc();
+    }
+
+    /// A request was answered.
+    pub fn answered(&self, status: StatusCode) {
+        let known = STATUSES.iter().position(|known| *known == status.as_u16());
+        self.answers[known.unwrap_or(STATUSES.len() - 1)].inc();
+    }
+
+    /// Says what runs, and within which bounds.
+    pub fn describe(&self, config: &Config) {
+        for (setting, limit) in [
+            ("max_connections", config.max_connections),
+            ("max_queue_bytes", config.max_queue_bytes),
+            ("max_open_channels", config.max_open_channels),
+            ("page_readers", config.page_readers),
+        ] {
+            self.limits.get_or_create(&SettingLabel { setting }).set(limit as i64);
+        }
+        self.build.clear();
+        let label = BuildLabel {
+            version: env!("CARGO_PKG_VERSION"),
+            store: config.store.clone(),
+            durability: config.durability.to_string(),
+        };
+        self.build.get_or_create(&label).set(1);
+    }
+
+    /// Has the allocator asked for the bytes that it holds.
+    pub fn watch_allocator(&self, committed_bytes: fn() -> usize) {
+        // Nobody else sets it.
+        let _ = self.allocated.set(committed_bytes);
+    }
+
+    /// A network thread was late by so much.
+    pub fn woken_late(&self, by: Duration) {
+        self.wake_seconds.observe(by);
+    }
+
+    /// A page was read.
+    pub fn read_page(&self, took: Duration) {
+        self.page_seconds.observe(took);
+    }
+
+    /// A page waits until what is given is dropped.
+    pub fn page_waits(&self) -> impl Drop + use<> {
+        struct Waits(Gauge);
+        impl Drop for Waits {
+            fn drop(&mut self) {
+                self.0.dec();
+            }
+        }
+        self.pages_waiting.inc();
+        Waits(self.pages_waiting.clone())
+    }
+
+    /// A commit that was durable at `committed`, of updates read at `received`, has been told.
+    pub fn told(&self, committed: Instant, received: impl Iterator<Item = Instant>) {
+        let now = Instant::now();
+        self.fanout_seconds.observe(now - committed);
+        self.ack_seconds.observe_all(received.map(|received| now - received));
     }
 
     /// Open connections.
@@ -456,20 +664,25 @@ impl Metrics {
         self.commit_seconds.observe(took.as_secs_f64());
     }
 
-    /// The whole of it as Prometheus text, with the `max` busiest channels of all shards one by one, and at
-    /// most `max` that are unavailable. `silent` shards are not among them.
-    pub fn encode(
-        &self,
-        shards: Vec<ShardStats>,
-        silent: usize,
-        max: usize,
-    ) -> Result<String, std::fmt::Error> {
+    /// The whole of it as Prometheus text, with the `max_channels` busiest channels of all shards one by one, and at
+    /// most as many that are unavailable. `silent` shards are not among them.
+    pub fn encode(&self, now: Now) -> Result<String, std::fmt::Error> {
+        let Now { shards, silent, max_channels: max, ready, queue_bytes, pages_reading } = now;
+        let _alone = self.encoding.lock().unwrap_or_else(PoisonError::into_inner);
         let sum = |of: fn(&ShardStats) -> usize| shards.iter().map(of).sum::<usize>() as i64;
         self.channels.set(sum(|s| s.channels));
         self.open_stores.set(sum(|s| s.open_stores));
         self.outbox_bytes.set(sum(|s| s.outbox_bytes));
         self.lagging.set(sum(|s| s.lagging));
+        self.pulls.set(sum(|s| s.pulls));
         self.silent_shards.set(silent as i64);
+        self.ready.set(i64::from(ready));
+        self.queue_bytes.set(queue_bytes as i64);
+        self.pages_reading.set(pages_reading as i64);
+        self.allocator.set(self.allocated.get().map_or(0, |committed_bytes| committed_bytes() as i64));
+        for (using, gauge) in [Use::Write, Use::Read].into_iter().zip(&self.unavailable_now) {
+            gauge.set(self.unavailable.count(using) as i64);
+        }
         let mut busiest: Vec<_> = shards.into_iter().flat_map(|s| s.busiest).collect();
         ChannelStats::keep_busiest(&mut busiest, max);
         self.channel_connections.clear();

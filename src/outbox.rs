@@ -15,6 +15,8 @@ use bytes::Bytes;
 use causeway_storage::Position;
 use tokio::sync::Notify;
 
+use crate::ending::Ending;
+
 use waiting::{Closing, Waiting};
 
 /// What a writer takes at once, in bytes. What it has taken can no longer be dropped, so this adds to the bound.
@@ -36,9 +38,6 @@ pub struct OutboxLimits {
     /// Bad messages in a row that end the connection.
     pub max_bad_messages: u32,
 }
-
-/// The reason of the close that ends a connection after `max_bad_messages`.
-pub const TOO_MANY_BAD: &str = "too many bad messages in a row";
 
 /// Names a connection within this process.
 pub type ConnectionId = u64;
@@ -104,8 +103,8 @@ pub struct Taken {
     pub version: u64,
     /// A page to have read and given to [`Outbox::page`].
     pub read_page: Option<PageStart>,
-    /// The code and reason to close with after `slabs`; nothing follows.
-    pub close: Option<(u16, &'static str)>,
+    /// How to close after `slabs`; nothing follows.
+    pub close: Option<Ending>,
 }
 
 /// Where a page is to start.
@@ -126,6 +125,17 @@ pub struct PageEnd {
     pub complete: u64,
     /// The channel's version when it was read, if the page reaches it.
     pub tail: Option<u64>,
+}
+
+/// What waits for a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Backlog {
+    /// Bytes.
+    pub bytes: usize,
+    /// Whether the connection lags behind, its updates left to pages.
+    pub lags: bool,
+    /// Pulls that are being answered, or wait for that.
+    pub pulls: usize,
 }
 
 /// The client asked for more pulls at once than [`Outbox::pull`] keeps.
@@ -205,21 +215,21 @@ impl Outbox {
         wake_writer(state);
     }
 
-    /// Ends the connection with that code when all that is queued has left; with `after_pages` also what a pull still
+    /// Ends the connection so when all that is queued has left; with `after_pages` also what a pull still
     /// has to give. Nothing that is put in later is sent.
-    pub fn close(&self, code: u16, reason: &'static str, after_pages: bool) {
+    pub fn close(&self, ending: Ending, after_pages: bool) {
         let mut state = self.state();
         if state.waiting.closing.is_none() {
-            state.waiting.closing = Some(Closing { code, reason, after_pages });
+            state.waiting.closing = Some(Closing { ending, after_pages });
         }
         wake_writer(state);
         self.drained.notify_one();
     }
 
     /// The same, as the channel is removed: what the connection sends from now on belongs to no channel.
-    pub fn evict(&self, code: u16, reason: &'static str) {
+    pub fn evict(&self) {
         self.evicted.store(true, Relaxed);
-        self.close(code, reason, false);
+        self.close(Ending::CHANNEL_REMOVED, false);
     }
 
     /// Whether it was told to [`evict`](Outbox::evict).
@@ -229,10 +239,10 @@ impl Outbox {
 
     /// Ends the connection when all that is queued has left, as the page that was asked for cannot be read. What waits for
     /// pages is not sent: an ack that does not come makes its sender send again.
-    pub fn page_failed(&self, code: u16, reason: &'static str) {
+    pub fn page_failed(&self, ending: Ending) {
         let mut state = self.state();
         state.waiting.pages_failed = true;
-        let closing = state.waiting.closing.unwrap_or(Closing { code, reason, after_pages: false });
+        let closing = state.waiting.closing.unwrap_or(Closing { ending, after_pages: false });
         state.waiting.closing = Some(Closing { after_pages: false, ..closing });
         wake_writer(state);
         self.drained.notify_one();
@@ -272,10 +282,10 @@ impl Outbox {
         self.sent_version.load(Relaxed)
     }
 
-    /// The bytes that wait, and whether the connection lags behind, its updates left to pages.
-    pub fn backlog(&self) -> (usize, bool) {
-        let state = self.state();
-        (state.waiting.queued_bytes, state.waiting.lags())
+    /// What waits for the connection.
+    pub fn backlog(&self) -> Backlog {
+        let waiting = &self.state().waiting;
+        Backlog { bytes: waiting.queued_bytes, lags: waiting.lags(), pulls: waiting.pulls() }
     }
 
     /// Waits until there may be something to take. Only one task may wait at a time.

@@ -9,6 +9,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use crate::auth::Session;
 use crate::config::Config;
 use crate::draining::Draining;
+use crate::ending::Ending;
 use crate::metrics::Metrics;
 use crate::outbox::{Outbox, OutboxLimits};
 use crate::page::Readers;
@@ -141,16 +142,16 @@ fn stopping(channel: &str, doing: &'static str) -> StoreError {
 }
 
 impl Member {
-    /// Leaves the channel; the outbox closes with that code behind the answers to all that was sent. With
+    /// Leaves the channel; the outbox closes so behind the answers to all that was sent. With
     /// `after_pages` it also finishes a pull.
-    pub fn leave(&self, code: u16, reason: &'static str, after_pages: bool) {
+    pub fn leave(&self, ending: Ending, after_pages: bool) {
         if self.left.swap(true, Relaxed) {
             return;
         }
         self.shard.send(Job::Leave {
             channel: self.channel.clone(),
             outbox: self.outbox.clone(),
-            close: (code, reason),
+            ending,
             after_pages,
         });
     }
@@ -158,6 +159,6 @@ impl Member {
 
 impl Drop for Member {
     fn drop(&mut self) {
-        self.leave(crate::protocol::frame::close::GOING_AWAY, "", false);
+        self.leave(Ending::BROKEN, false);
     }
 }

@@ -1,6 +1,7 @@
 //! HTTP on the relay's port: the upgrade to a WebSocket, health, metrics, and a page that says what this is.
 
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
@@ -15,12 +16,14 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use percent_encoding::percent_decode_str;
 use tokio::sync::OwnedSemaphorePermit;
+use tracing::Instrument;
 
 use crate::auth::{self, Auth, Denied, Grant, Session};
-use crate::connection::{self, Stream};
-use crate::metrics::{AuthAt, Metrics};
+use crate::connection::{self, Origin, Stream};
+use crate::metrics::{AuthAt, Metrics, Now};
 use crate::protocol::Code;
 use crate::relay::Relay;
+use crate::request_id::{RequestId, X_REQUEST_ID};
 
 type Answer = Response<Full<Bytes>>;
 
@@ -51,11 +54,12 @@ impl Routes {
         }
     }
 
-    /// The metrics name channels: they are for those who may read every one.
-    fn may_see_metrics(&self, request: &Request<Body>) -> Result<(), Denied> {
-        match self.grant(request)? {
-            Some(grant) if !grant.channels.is_all() => Err(Denied::Channel),
-            _ => Ok(()),
+    /// Whether the metrics may name channels: to those who may read every one.
+    fn may_see_channels(&self, request: &Request<Body>) -> Result<bool, Denied> {
+        match self.grant(request) {
+            Ok(grant) => Ok(grant.is_none_or(|grant| grant.channels.is_all())),
+            Err(Denied::Missing) => Ok(false),
+            Err(denied) => Err(denied),
         }
     }
 
@@ -71,17 +75,37 @@ impl Routes {
     }
 }
 
-/// Answers one request of a connection over an `S`; `hold` lives as long as the WebSocket that it becomes.
+/// Answers one request of a connection over an `S` from `peer`; `hold` lives as long as the WebSocket that it becomes.
 pub async fn answer<S: Stream>(
     routes: Arc<Routes>,
     request: Request<Body>,
+    peer: SocketAddr,
     hold: Arc<OwnedSemaphorePermit>,
 ) -> Result<Answer, Infallible> {
+    let id = RequestId::of(request.headers());
+    // Never the query: it may hold a token.
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let origin = Origin { peer, request: id.clone() };
+    let mut answer = route::<S>(&routes, request, origin, hold).await;
+    routes.metrics.answered(answer.status());
+    tracing::debug!(request = %id, %peer, %method, ?path, status = answer.status().as_u16(), "answered");
+    answer.headers_mut().insert(X_REQUEST_ID, id.header());
+    Ok(answer)
+}
+
+async fn route<S: Stream>(
+    routes: &Routes,
+    request: Request<Body>,
+    origin: Origin,
+    hold: Arc<OwnedSemaphorePermit>,
+) -> Answer {
     let relay = routes.relay.get().cloned();
     let upgrade = fastwebsockets::upgrade::is_upgrade_request(&request);
-    Ok(match request.uri().path() {
+    match request.uri().path() {
         "/" | "/sync" | "/ws" if upgrade => match relay {
-            Some(relay) if !relay.draining.has_begun() => connect::<S>(&routes, relay, request, hold).await,
+            Some(relay) if !relay.draining.has_begun() => {
+                connect::<S>(routes, relay, request, origin, hold).await
+            }
             Some(_) => problem(StatusCode::SERVICE_UNAVAILABLE, "shutting_down", "the server is going away"),
             None => problem(StatusCode::SERVICE_UNAVAILABLE, "storage", "the server is starting"),
         },
@@ -94,8 +118,8 @@ pub async fn answer<S: Stream>(
             Some(_) => text(StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
             None => text(StatusCode::SERVICE_UNAVAILABLE, "starting\n"),
         },
-        "/metrics" => match routes.may_see_metrics(&request) {
-            Ok(()) => metrics(&routes, relay).await,
+        "/metrics" => match routes.may_see_channels(&request) {
+            Ok(named) => metrics(routes, relay, named).await,
             Err(denied) => routes.denied(denied),
         },
         "/" | "/sync" | "/ws" => text(StatusCode::OK, WELCOME),
@@ -104,7 +128,7 @@ pub async fn answer<S: Stream>(
             "not_found",
             "there is nothing here; connect a WebSocket to /?channel=NAME",
         ),
-    })
+    }
 }
 
 const WELCOME: &str = "This is Causeway, a relay for local-first apps.\n\n\
@@ -117,6 +141,7 @@ async fn connect<S: Stream>(
     routes: &Routes,
     relay: Arc<Relay>,
     mut request: Request<Body>,
+    origin: Origin,
     hold: Arc<OwnedSemaphorePermit>,
 ) -> Answer {
     let bad = |message: &str| problem(StatusCode::BAD_REQUEST, "malformed", message);
@@ -157,19 +182,23 @@ async fn connect<S: Stream>(
             );
         }
     };
-    tokio::spawn(async move {
+    let span = tracing::debug_span!("connection", id = member.outbox.id(), request = %origin.request);
+    let serve = async move {
         let _hold = hold;
         match upgraded.await {
             Ok(socket) => match socket.into_inner().into_inner().downcast::<TokioIo<S>>() {
-                Ok(parts) => connection::serve(relay, parts.io.into_inner(), parts.read_buf, member).await,
+                Ok(parts) => {
+                    connection::serve(relay, parts.io.into_inner(), parts.read_buf, member, origin).await
+                }
                 Err(other) => {
                     let _: Upgraded = other;
-                    tracing::error!("a connection is not what the server accepted");
+                    tracing::error!("a connection is not what the server accepted: a bug, please report it");
                 }
             },
-            Err(e) => tracing::debug!(channel = %member.channel, "the handshake broke: {e}"),
+            Err(e) => tracing::debug!("the handshake broke: {e}"),
         }
-    });
+    };
+    tokio::spawn(serve.instrument(span));
     if let Some(subprotocol) = subprotocol {
         response.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, subprotocol);
     }
@@ -190,22 +219,29 @@ fn channel_of(query: Option<&str>) -> Result<String, String> {
     Ok(channel.into_owned())
 }
 
-async fn metrics(routes: &Routes, relay: Option<Arc<Relay>>) -> Answer {
+/// Everything that is counted; with the busiest channels one by one if they may be `named`.
+async fn metrics(routes: &Routes, relay: Option<Arc<Relay>>, named: bool) -> Answer {
     let metrics = &routes.metrics;
     if let Some(auth) = &routes.auth {
         let (keys, stale) = auth.state();
         metrics.auth_keys(keys, stale);
     }
-    let (stats, silent, max) = match relay {
+    let now = match relay {
         Some(relay) => {
-            let max = relay.config.metrics_channels;
-            let stats = relay.shards.stats(max).await;
-            let silent = relay.shards.count() - stats.len();
-            (stats, silent, max)
+            let max_channels = if named { relay.config.metrics_channels } else { 0 };
+            let shards = relay.shards.stats(max_channels).await;
+            Now {
+                silent: relay.shards.count() - shards.len(),
+                shards,
+                max_channels,
+                ready: !relay.draining.has_begun(),
+                queue_bytes: relay.shards.queue_bytes(),
+                pages_reading: relay.config.page_readers - relay.page_permits.available_permits(),
+            }
         }
-        None => (Vec::new(), 0, 0),
+        None => Now::default(),
     };
-    match metrics.encode(stats, silent, max) {
+    match metrics.encode(now) {
         Ok(body) => {
             let mut answer = text(StatusCode::OK, body);
             let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";

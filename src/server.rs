@@ -19,6 +19,8 @@ use tokio::time::Instant;
 use crate::auth::{Auth, AuthError};
 use crate::config::Config;
 use crate::connection::Stream;
+use crate::ending::Refused;
+use crate::logging::{self, Lines};
 use crate::metrics::Metrics;
 use crate::relay::Relay;
 use crate::routes::{self, Routes};
@@ -37,6 +39,9 @@ const MAX_UNSENT_BYTES: u32 = 32 * 1024;
 /// How long to wait after the system has refused a connection for want of something.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// Lines about connections that are not taken, a second.
+static ACCEPT_LINES: Lines = Lines::new(1);
+
 /// What a client beyond `max_connections` is told.
 const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
 
@@ -45,19 +50,19 @@ pub trait Listener: Sync {
     /// A connection.
     type Stream: Stream;
 
-    /// Waits for the next connection.
-    fn accept(&self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+    /// Waits for the next connection; gives it with the address at its other end.
+    fn accept(&self) -> impl Future<Output = io::Result<(Self::Stream, SocketAddr)>> + Send;
 }
 
 impl Listener for TcpListener {
     type Stream = TcpStream;
 
-    async fn accept(&self) -> io::Result<TcpStream> {
-        let (stream, _) = TcpListener::accept(self).await?;
+    async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
+        let (stream, peer) = TcpListener::accept(self).await?;
         // Frames are put together here, not in the system.
         let _ = stream.set_nodelay(true);
         bound_unsent(&stream);
-        Ok(stream)
+        Ok((stream, peer))
     }
 }
 
@@ -116,11 +121,13 @@ impl Server {
 
     /// A server whose connections come from any [`Listener`]; without `auth`, whoever comes may do everything.
     pub fn new(config: &Config, auth: Option<Arc<Auth>>, tls: Option<Arc<Tls>>, work: Work) -> Arc<Self> {
+        let routes = Arc::new(Routes { auth, ..Routes::default() });
+        routes.metrics.describe(config);
         Arc::new(Server {
             config: config.clone(),
             work,
             tls,
-            routes: Arc::new(Routes { auth, ..Routes::default() }),
+            routes,
             connections: Arc::new(Semaphore::new(config.max_connections.min(Semaphore::MAX_PERMITS))),
         })
     }
@@ -132,7 +139,7 @@ impl Server {
 
     /// Begins to serve clients over the store, and gives the relay; with a schema, they may change its tables only.
     pub fn open(&self, store: Arc<dyn ChangeStore>, schema: Option<Arc<Schema>>) -> io::Result<Arc<Relay>> {
-        let metrics = self.routes.metrics.clone();
+        let metrics = self.metrics();
         let relay = Arc::new(Relay::start(self.config.clone(), schema, store, metrics, self.work.clone())?);
         // Nobody else sets it.
         let _ = self.routes.relay.set(relay.clone());
@@ -167,10 +174,12 @@ impl Server {
                 biased;
                 end = &mut end => return end,
                 accepted = listener.accept() => match accepted {
-                    Ok(stream) => self.clone().accepted(stream),
+                    Ok((stream, peer)) => self.clone().accepted(stream, peer),
                     Err(e) => {
                         // Out of file descriptors, mostly. The listener itself is fine.
-                        tracing::warn!("cannot accept a connection: {e}");
+                        if ACCEPT_LINES.take(|missing| tracing::warn!(missing, "{}", logging::MISSING)) {
+                            tracing::warn!("cannot accept a connection: {e}; raise the limit of open files");
+                        }
                         tokio::time::sleep(ACCEPT_PAUSE).await;
                     }
                 },
@@ -178,9 +187,12 @@ impl Server {
         }
     }
 
-    fn accepted<S: Stream>(self: Arc<Self>, mut stream: S) {
+    fn accepted<S: Stream>(self: Arc<Self>, mut stream: S, peer: SocketAddr) {
         let Ok(permit) = self.connections.clone().try_acquire_owned() else {
-            tracing::warn!("refused a connection: max_connections are open");
+            self.routes.metrics.refused_connection(Refused::MaxConnections);
+            if ACCEPT_LINES.take(|missing| tracing::warn!(missing, "{}", logging::MISSING)) {
+                tracing::warn!(%peer, "refused a connection: max_connections are open; raise it, or find who opens them");
+            }
             if self.tls.is_some() {
                 // It would take a handshake to say so, which is what there is too much of.
                 return;
@@ -189,24 +201,36 @@ impl Server {
             tokio::spawn(async move { drop(stream.write_all(FULL).await) });
             return;
         };
-        tokio::spawn(self.serve(stream, Arc::new(permit)));
+        tokio::spawn(self.serve(stream, peer, Arc::new(permit)));
     }
 
     /// Serves a connection until it becomes a WebSocket or ends. TLS and the first request's head have one deadline.
-    async fn serve<S: Stream>(self: Arc<Self>, stream: S, permit: Arc<OwnedSemaphorePermit>) {
+    async fn serve<S: Stream>(
+        self: Arc<Self>,
+        stream: S,
+        peer: SocketAddr,
+        permit: Arc<OwnedSemaphorePermit>,
+    ) {
         let deadline = Instant::now() + Duration::from_millis(self.config.handshake_timeout_ms);
-        let Some(tls) = &self.tls else { return self.serve_http(stream, deadline, permit).await };
+        let Some(tls) = &self.tls else { return self.serve_http(stream, peer, deadline, permit).await };
         let accepted = tls.accept(stream, deadline).await;
         self.routes.metrics.tls_handshake(&accepted);
         if let Ok(stream) = accepted {
             // A task without TLS is not to be larger for it.
-            Box::pin(self.serve_http(stream, deadline, permit)).await;
+            Box::pin(self.serve_http(stream, peer, deadline, permit)).await;
         }
     }
 
-    async fn serve_http<S: Stream>(&self, stream: S, deadline: Instant, permit: Arc<OwnedSemaphorePermit>) {
+    async fn serve_http<S: Stream>(
+        &self,
+        stream: S,
+        peer: SocketAddr,
+        deadline: Instant,
+        permit: Arc<OwnedSemaphorePermit>,
+    ) {
         let routes = self.routes.clone();
-        let service = service_fn(move |request| routes::answer::<S>(routes.clone(), request, permit.clone()));
+        let service =
+            service_fn(move |request| routes::answer::<S>(routes.clone(), request, peer, permit.clone()));
         let served = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(deadline.saturating_duration_since(Instant::now()))
@@ -216,7 +240,10 @@ impl Server {
             .with_upgrades()
             .await;
         if let Err(e) = served {
-            tracing::debug!("a connection ended before its handshake: {e}");
+            let timeout = e.is_timeout();
+            let refused = if timeout { Refused::HandshakeTimeout } else { Refused::BadHandshake };
+            self.routes.metrics.refused_connection(refused);
+            tracing::debug!(%peer, reason = refused.as_str(), "a connection ended before its handshake: {e}");
         }
     }
 }

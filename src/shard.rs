@@ -16,6 +16,7 @@ use foldhash::fast::FixedState;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use crate::config::Config;
+use crate::ending::Ending;
 use crate::fanout::Pending;
 use crate::metrics::{Metrics, ShardStats};
 use crate::outbox::Outbox;
@@ -70,8 +71,8 @@ pub enum Job {
         channel: Arc<str>,
         /// The follower.
         outbox: Arc<Outbox>,
-        /// The close code and reason.
-        close: (u16, &'static str),
+        /// How it closes.
+        ending: Ending,
         /// Whether a pull is answered to its end first.
         after_pages: bool,
     },
@@ -159,6 +160,11 @@ impl Shards {
             all.extend(tokio::time::timeout_at(deadline, answer).await.ok().and_then(Result::ok));
         }
         all
+    }
+
+    /// Bytes of updates that wait to be merged, or are being merged.
+    pub fn queue_bytes(&self) -> usize {
+        self.shards.iter().map(|shard| shard.budget_bytes as usize - shard.budget.available_permits()).sum()
     }
 
     /// How many there are.

@@ -1,6 +1,7 @@
 //! The commands beside `serve`. They ask the server that has the data directory open, or open it themselves if there is none.
 
 mod check_config;
+mod health;
 mod report;
 mod token;
 
@@ -92,7 +93,15 @@ pub(crate) fn commands(settings: impl Fn(Command) -> Command) -> Vec<Command> {
     let check_config = Command::new("check-config")
         .about("Check the configuration, and the files that it names, without starting anything; exit 1 if it is wrong")
         .arg(json());
-    [backup, restore, verify, list, inspect, rows, delete, rebuild, token::command(), check_config]
+    let health = Command::new("health")
+        .about("Ask the running server, at the address of `listen`, whether it lives; exit 1 if it does not answer")
+        .arg(
+            Arg::new("ready")
+                .long("ready")
+                .action(ArgAction::SetTrue)
+                .help("Ask whether it takes clients in; exit 1 while it starts or drains"),
+        );
+    [backup, restore, verify, list, inspect, rows, delete, rebuild, token::command(), check_config, health]
         .map(settings)
         .into()
 }
@@ -101,6 +110,11 @@ pub(crate) fn commands(settings: impl Fn(Command) -> Command) -> Vec<Command> {
 pub(crate) fn run(name: &str, arguments: &ArgMatches, config: &Config) -> Result<bool, String> {
     if name == "token" {
         return token::run(arguments, config).map(|()| true);
+    }
+    if name == "health" {
+        let told = health::ask(config, if arguments.get_flag("ready") { "/readyz" } else { "/healthz" })?;
+        let _ = writeln!(std::io::stdout(), "{told}");
+        return Ok(true);
     }
     let mut report = Report::new(arguments.get_flag("json"));
     if name == "check-config" {

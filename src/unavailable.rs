@@ -59,6 +59,11 @@ impl Unavailable {
         self.lock().iter().take(max).cloned().collect()
     }
 
+    /// How many there are, of those that are remembered.
+    pub fn count(&self, using: Use) -> usize {
+        self.lock().iter().filter(|(_, failed)| *failed == using).count()
+    }
+
     fn lock(&self) -> MutexGuard<'_, BTreeSet<(Box<str>, Use)>> {
         // Nothing panics while the lock is held.
         self.channels.lock().unwrap_or_else(PoisonError::into_inner)

@@ -57,7 +57,9 @@ impl House {
         let message = json!({"type": "update", "siteId": format!("site {connection}"), "version": received, "changes": rows});
         let rules = DecodeRules { max_changes: 100, strict_channel: None };
         match decode(&mut message.to_string().into_bytes(), rules).unwrap() {
-            Incoming::Update(update) => Pending { outbox: self.outboxes[connection].clone(), update },
+            Incoming::Update(update) => {
+                Pending { outbox: self.outboxes[connection].clone(), update, received: Instant::now() }
+            }
             other => panic!("{other:?}"),
         }
     }

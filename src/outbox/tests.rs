@@ -49,7 +49,13 @@ fn last_page(outbox: &Outbox, tail: u64) -> Option<(u64, bool)> {
         told = Some((version, more));
         "page".into()
     });
-    told.map(|(version, more)| (version, more.unwrap_or_else(|| outbox.backlog().1)))
+    told.map(|(version, more)| (version, more.unwrap_or_else(|| outbox.backlog().lags)))
+}
+
+/// The bytes that wait, and whether the connection lags.
+fn backlog(outbox: &Outbox) -> (usize, bool) {
+    let backlog = outbox.backlog();
+    (backlog.bytes, backlog.lags)
 }
 
 #[test]
@@ -75,7 +81,7 @@ fn fallen_back() -> Outbox {
     let outbox = greeted(3);
     outbox.reply("reply".into());
     outbox.deliver([Delivery::Live { slab: vec![b'x'; 200].into(), first: 4, last: 4 }]);
-    assert_eq!(outbox.backlog(), (5, true));
+    assert_eq!(backlog(&outbox), (5, true));
     outbox
 }
 
@@ -83,9 +89,9 @@ fn fallen_back() -> Outbox {
 fn an_empty_queue_takes_a_slab_of_any_size() {
     let outbox = greeted(3);
     outbox.deliver([Delivery::Live { slab: vec![b'x'; 2000].into(), first: 4, last: 6 }]);
-    assert_eq!(outbox.backlog(), (2000, false));
+    assert_eq!(backlog(&outbox), (2000, false));
     outbox.deliver(live("x", 7, 7));
-    assert_eq!(outbox.backlog(), (0, true), "what is over the limit goes, and waits for pages");
+    assert_eq!(backlog(&outbox), (0, true), "what is over the limit goes, and waits for pages");
     let taken = take(&outbox);
     assert_eq!((taken.slabs.len(), taken.version), (0, 3));
     assert_eq!(taken.read_page, start(Position::end_of(3), 3));
@@ -215,10 +221,10 @@ fn a_close_comes_behind_what_is_queued() {
     for after_pages in [false, true] {
         let outbox = greeted(3);
         outbox.deliver(live("four", 4, 4));
-        outbox.close(1001, "bye", after_pages);
-        outbox.close(1008, "too late", !after_pages);
+        outbox.close(Ending::DRAINING, after_pages);
+        outbox.close(Ending::BAD_MESSAGES, !after_pages);
         let taken = take(&outbox);
-        assert_eq!((&taken.slabs[..], taken.close), (&["four".into()][..], Some((1001, "bye"))));
+        assert_eq!((&taken.slabs[..], taken.close), (&["four".into()][..], Some(Ending::DRAINING)));
     }
 }
 
@@ -228,7 +234,7 @@ fn a_close_waits_for_pages_if_it_says_so() {
         let outbox = greeted(3);
         outbox.pull(0).unwrap();
         outbox.pull(1).unwrap();
-        outbox.close(1000, "", after_pages);
+        outbox.close(Ending::CLIENT_ENDED, after_pages);
         let taken = take(&outbox);
         assert_eq!(taken.close.is_some(), !after_pages);
         assert_eq!(taken.read_page.is_some(), after_pages);
@@ -246,13 +252,13 @@ fn a_close_waits_for_pages_if_it_says_so() {
 fn held_acks_leave_before_a_close() {
     let outbox = fallen_back();
     outbox.deliver(ack("ack", 5));
-    outbox.close(1001, "bye", false);
+    outbox.close(Ending::DRAINING, false);
     let taken = take(&outbox);
     assert_eq!((&taken.slabs[..], taken.close), (&["reply".into()][..], None));
     assert!(taken.read_page.is_some());
     assert_eq!(last_page(&outbox, 5), Some((5, false)));
     let taken = take(&outbox);
-    assert_eq!((&taken.slabs[..], taken.close), (&["page".into(), "ack".into()][..], Some((1001, "bye"))));
+    assert_eq!((&taken.slabs[..], taken.close), (&["page".into(), "ack".into()][..], Some(Ending::DRAINING)));
 }
 
 /// Whatever waits for pages, and whatever comes after, an outbox whose pages cannot be read comes to its close.
@@ -264,15 +270,15 @@ fn a_page_that_cannot_be_read_ends_the_connection() {
         outbox.pull(0).unwrap();
         assert!(take(&outbox).read_page.is_some());
         if let Some(after_pages) = before {
-            outbox.close(1001, "bye", after_pages);
+            outbox.close(Ending::DRAINING, after_pages);
             assert_eq!(take(&outbox).close, None);
         }
         outbox.reply("error".into());
-        outbox.page_failed(1013, "no page");
+        outbox.page_failed(Ending::PAGE_FAILED);
         outbox.deliver(ack("ack", 6));
         let taken = take(&outbox);
         assert_eq!((&taken.slabs[..], taken.read_page), (&["error".into()][..], None));
-        let code = if before.is_some() { (1001, "bye") } else { (1013, "no page") };
+        let code = if before.is_some() { Ending::DRAINING } else { Ending::PAGE_FAILED };
         assert_eq!(taken.close, Some(code));
     }
 }
@@ -281,7 +287,7 @@ fn a_page_that_cannot_be_read_ends_the_connection() {
 fn a_commit_that_nobody_was_told_of_comes_in_pages() {
     let outbox = greeted(3);
     outbox.missed(3);
-    assert_eq!(outbox.backlog(), (0, false), "it is known");
+    assert_eq!(backlog(&outbox), (0, false), "it is known");
     outbox.missed(4);
     outbox.deliver(ack("ack", 5));
     let taken = take(&outbox);
@@ -322,7 +328,7 @@ fn a_reader_waits_while_many_answers_are_queued() {
     take(&outbox);
     let mut wait: std::pin::Pin<&mut dyn Future<Output = ()>> = pin!(outbox.wait_drained());
     assert_eq!(polled(&mut wait), Poll::Pending);
-    outbox.close(1001, "bye", false);
+    outbox.close(Ending::DRAINING, false);
     assert!(polled(&mut wait).is_ready());
 }
 

@@ -9,6 +9,7 @@ use super::{
     Delivery, MAX_WAITING_PULLS, OutboxLimits, PageEnd, PageStart, TAKE_MAX_BYTES, TAKE_MAX_SLABS, Taken,
     TooManyPulls,
 };
+use crate::ending::Ending;
 
 #[derive(Debug, Default)]
 pub(super) struct Waiting {
@@ -81,8 +82,7 @@ enum Cursor {
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Closing {
-    pub(super) code: u16,
-    pub(super) reason: &'static str,
+    pub(super) ending: Ending,
     /// Whether a pull is answered to its end first.
     pub(super) after_pages: bool,
 }
@@ -200,13 +200,18 @@ impl Waiting {
             && self.queue.is_empty()
             && (close_first || matches!(self.cursor, Cursor::Following { .. }))
         {
-            taken.close = Some((closing.code, closing.reason));
+            taken.close = Some(closing.ending);
         }
     }
 
     /// Whether the connection lags: its updates are left to pages, and no pull has asked for them.
     pub(super) fn lags(&self) -> bool {
         matches!(self.cursor, Cursor::Paging { pull: false, .. })
+    }
+
+    /// The pulls that are being answered, or wait for that.
+    pub(super) fn pulls(&self) -> usize {
+        self.waiting_pulls.len() + usize::from(matches!(self.cursor, Cursor::Paging { pull: true, .. }))
     }
 
     /// Whether the connection ends without what its pages have yet to bring. Acks that wait for pages are promised.

@@ -16,7 +16,6 @@ use crate::metrics::{ChannelStats, Metrics, ShardStats};
 use crate::outbox::{ConnectionId, Outbox};
 use crate::page::Readers;
 use crate::protocol::encode::Encoder;
-use crate::protocol::frame::close;
 use crate::queue::Queue;
 use crate::unavailable::Use;
 
@@ -145,9 +144,9 @@ impl Worker {
         }
         for job in last {
             match job {
-                Job::Leave { channel, outbox, close: (code, reason), after_pages } => {
+                Job::Leave { channel, outbox, ending, after_pages } => {
                     self.leave(&channel, outbox.id());
-                    outbox.close(code, reason, after_pages);
+                    outbox.close(ending, after_pages);
                 }
                 Job::Remove { channel, readers, removed } => {
                     let _ = removed.send(self.remove(&channel, &readers));
@@ -183,7 +182,7 @@ impl Worker {
         if let Some(channel) = self.channels.remove(name) {
             self.open_stores -= usize::from(channel.is_open());
             for follower in channel.followers() {
-                follower.evict(close::TRY_AGAIN_LATER, "the channel was removed; connect again");
+                follower.evict();
             }
         }
         let removed = self.store.remove(name);
@@ -273,9 +272,10 @@ impl Worker {
             stats.channels += 1;
             let mut lag = 0;
             for follower in channel.followers() {
-                let (bytes, lagging) = follower.backlog();
-                stats.outbox_bytes += bytes;
-                stats.lagging += usize::from(lagging);
+                let backlog = follower.backlog();
+                stats.outbox_bytes += backlog.bytes;
+                stats.lagging += usize::from(backlog.lags);
+                stats.pulls += backlog.pulls;
                 lag = lag.max(channel.version().saturating_sub(follower.sent_version()));
             }
             stats.busiest.push(ChannelStats {

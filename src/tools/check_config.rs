@@ -4,6 +4,7 @@ use causeway::admin::http::Token;
 use causeway::admin::{Line, Problem};
 use causeway::auth::Auth;
 use causeway::config::Config;
+use causeway::logging;
 use causeway::schema_file::{self, Follows};
 use causeway::server::{listen_address, resolve};
 use causeway::tls::Tls;
@@ -50,7 +51,7 @@ pub(super) fn check(config: &Config, tell: &mut dyn FnMut(Line)) {
         }
         Err(e) => check("tls_cert", Err(e.to_string())),
     }
-    let filter = tracing_subscriber::EnvFilter::try_new(&config.log);
+    let filter = logging::check_filter(&config.log);
     check("log", filter.map(|_| config.log.clone()).map_err(|e| format!("log: {e}")));
     check("data", check_data(config));
     if let Some(path) = &config.schema {

@@ -149,7 +149,7 @@ fn an_offered_subprotocol_is_selected_as_browsers_demand() {
 }
 
 #[test]
-fn health_needs_no_token_and_metrics_one_for_every_channel() {
+fn health_and_metrics_need_no_token_but_names_do() {
     let house = House::new();
     for target in ["/healthz", "/readyz", "/"] {
         assert_eq!(house.server.http_get(target).status, 200, "{target}");
@@ -159,11 +159,18 @@ fn health_needs_no_token_and_metrics_one_for_every_channel() {
             format!("GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{}\r\n", bearer(token));
         house.server.http(&request)
     };
-    assert_eq!(house.server.http_get("/metrics").status, 401);
     assert_eq!(get("x").status, 401);
-    assert_eq!(get(&token(json!({}))).status, 403);
-    assert_eq!(get(&token(json!({"channels": {"*-": "write"}}))).status, 403);
-    let answer = get(&token(json!({"channels": {"*": "read"}})));
-    assert_eq!(answer.status, 200);
-    assert!(answer.text().contains("causeway_connections "));
+    // Channels are named to those who may read every one.
+    let all = json!({"channels": {"*": "read"}});
+    let _reader = house.connect("team-7/secret plan", &token(all.clone()));
+    for (answer, named) in [
+        (house.server.http_get("/metrics"), false),
+        (get(&token(json!({}))), false),
+        (get(&token(json!({"channels": {"*-": "write"}}))), false),
+        (get(&token(all)), true),
+    ] {
+        assert_eq!(answer.status, 200);
+        assert!(answer.text().contains("causeway_connections 1\n"));
+        assert_eq!(answer.text().contains("secret plan"), named, "{}", answer.text());
+    }
 }

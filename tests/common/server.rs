@@ -73,6 +73,10 @@ impl Server {
             command.args(["--listen", "127.0.0.1:0"]);
         }
         command.arg("--data").arg(data);
+        // What a test fails with is read by people.
+        if !settings.iter().any(|(name, _)| *name == "log-format") {
+            command.args(["--log-format", "human"]);
+        }
         for (name, value) in settings {
             command.arg(format!("--{name}")).arg(value);
         }
@@ -177,9 +181,24 @@ impl Server {
     /// Waits until a metric is what it should be.
     #[track_caller]
     pub fn wait_for_metric(&self, name: &str, expected: u64) {
+        self.wait_until(name, |value| value == expected);
+    }
+
+    /// Waits until a metric is as it should be.
+    #[track_caller]
+    pub fn wait_until(&self, name: &str, is: impl Fn(u64) -> bool) {
         let deadline = Instant::now() + PATIENCE;
-        while self.metric(name) != expected {
-            assert!(Instant::now() < deadline, "{name} is {}, not {expected}", self.metric(name));
+        while !is(self.metric(name)) {
+            assert!(Instant::now() < deadline, "{name} is {}", self.metric(name));
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Waits until a request is answered that is no refusal for want of room.
+    pub fn wait_until_served(&self) {
+        let deadline = Instant::now() + PATIENCE;
+        while self.http_get("/healthz").status != 200 {
+            assert!(Instant::now() < deadline, "nobody is served");
             thread::sleep(Duration::from_millis(20));
         }
     }
@@ -225,6 +244,11 @@ impl Server {
     pub fn stop_and_log(mut self) -> String {
         self.signal("TERM");
         assert_eq!(self.wait().code(), Some(0), "the exit code after SIGTERM");
+        self.log()
+    }
+
+    /// All that it has logged, once it has ended.
+    pub fn log(&mut self) -> String {
         self.stderr.take().map(|stderr| stderr.join().unwrap()).unwrap_or_default()
     }
 

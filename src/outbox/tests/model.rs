@@ -113,7 +113,7 @@ pub(super) struct Run {
     reply_bytes: usize,
     largest_bytes: usize,
     unsent_acks: usize,
-    closed: Option<(u16, &'static str)>,
+    closed: Option<Ending>,
     max_bytes: usize,
 }
 
@@ -257,7 +257,7 @@ impl Run {
             }
         }
         let bound = self.max_bytes + 2 * self.largest_bytes + self.reply_bytes;
-        prop_assert!(self.outbox.backlog().0 <= bound, "{:?} of {bound} bytes", self.outbox.backlog());
+        prop_assert!(self.outbox.backlog().bytes <= bound, "{:?} of {bound} bytes", self.outbox.backlog());
         Ok(())
     }
 
@@ -420,7 +420,7 @@ impl Run {
         };
         // Nobody is told of more before the first pull.
         prop_assert_eq!(more.is_some(), self.pulls_begun > 0);
-        let more = more.unwrap_or_else(|| self.outbox.backlog().1);
+        let more = more.unwrap_or_else(|| self.outbox.backlog().lags);
         self.messages[number] = Message::Page { version, more, rows, pull };
         self.expected_start =
             more.then(|| if end.tail.is_some() { Position::end_of(version) } else { end.next });
@@ -485,20 +485,20 @@ impl Run {
         self.commit(&[]);
         self.deliver();
         if let Some(after_pages) = end {
-            self.outbox.close(1001, "bye", after_pages);
+            self.outbox.close(Ending::DRAINING, after_pages);
         }
         for _ in 0..10_000 {
             self.take()?;
             let rests = self.woken.is_some() && self.asked.is_none() && self.read.is_none();
             if self.closed.is_some() || (rests && end.is_none()) {
-                prop_assert_eq!(self.outbox.backlog().0, 0);
+                prop_assert_eq!(self.outbox.backlog().bytes, 0);
                 prop_assert_eq!(self.unsent_acks, 0, "every ack has left");
                 break;
             }
             self.read();
             self.page()?;
         }
-        prop_assert_eq!(self.closed, end.map(|_| (1001, "bye")), "it comes to its end");
+        prop_assert_eq!(self.closed, end.map(|_| Ending::DRAINING), "it comes to its end");
         if end != Some(false) {
             prop_assert_eq!(self.client.answers, self.pulls.len(), "every pull is answered to its end");
             prop_assert!(self.client.forgot_for.is_none());
