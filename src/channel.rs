@@ -135,11 +135,8 @@ impl Channel {
                 metrics.storage_failed(&self.name, Use::Write, &e);
                 (self.store, self.in_doubt) = (None, true);
                 for Pending { outbox, update } in pending {
-                    let refusal = Refusal {
-                        code: Code::Storage,
-                        message: "the server could not store this update; send it again later".into(),
-                        received: Some(update.version),
-                    };
+                    let message = "the server could not store this update; send it again later";
+                    let refusal = Refusal::new(Code::Storage, message).of_update(update.version);
                     metrics.refused(refusal.code);
                     outbox.reply(self.encoder.error_frame(&refusal));
                 }

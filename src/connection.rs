@@ -16,6 +16,8 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::fanout::Pending;
+use crate::limits::meter::{Limited, Meter};
+use crate::limits::{ClientPlace, Limit};
 use crate::metrics::MessageType;
 use crate::outbox::{Outbox, PageStart, TAKE_MAX_SLABS as WRITE_SLABS, TOO_MANY_BAD, Taken};
 use crate::page::PageLimits;
@@ -31,6 +33,9 @@ const READ_BYTES: usize = 64 * 1024;
 
 /// Messages above this, in bytes, are decoded on a thread that may block: 256 KiB take about half a millisecond.
 const DECODE_INLINE_MAX_BYTES: usize = 256 * 1024;
+
+/// When a pull is worth a try again that was one too many, in milliseconds.
+const PULLS_RETRY_AFTER_MS: u64 = 1_000;
 
 /// What a connection runs over: a socket, or a simulated network's.
 pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send + Sync + 'static {}
@@ -62,14 +67,17 @@ enum WriteError {
     Broken(#[from] io::Error),
 }
 
-/// Serves a connection to its end. `received` is what came together with the handshake.
-pub async fn serve(relay: Arc<Relay>, io: impl Stream, received: Bytes, member: Member) {
+/// The reason of the close that ends a connection whose messages are refused for their rate and that goes on.
+const TOO_FAST: &str = "too many messages were sent that were rate_limited";
+
+/// Serves a connection to its end. `received` is what came together with the handshake; `place` is the client's among others.
+pub async fn serve(relay: Arc<Relay>, io: impl Stream, received: Bytes, member: Member, place: ClientPlace) {
     relay.metrics.connected();
     let (mut read, mut write) = tokio::io::split(io);
     let heard = LastHeard::new();
     let mut writer = pin!(write_loop(&relay, &member, &mut write, &heard));
     let first = {
-        let reader = Reader::new(&relay, &member, &mut read, &heard);
+        let reader = Reader::new(&relay, &member, &mut read, &heard, &place);
         tokio::select! {
             biased;
             written = &mut writer => Err(written),
@@ -125,14 +133,22 @@ struct Reader<'c, R> {
     io: &'c mut R,
     frames: FrameCollector,
     heard: &'c LastHeard,
+    meter: Meter<'c>,
     /// What has been read and not yet been handed over: all that came with one read is handed over together.
     jobs: Vec<Job>,
 }
 
 impl<'c, R: AsyncRead + Unpin> Reader<'c, R> {
-    fn new(relay: &'c Relay, member: &'c Member, io: &'c mut R, heard: &'c LastHeard) -> Self {
+    fn new(
+        relay: &'c Relay,
+        member: &'c Member,
+        io: &'c mut R,
+        heard: &'c LastHeard,
+        place: &'c ClientPlace,
+    ) -> Self {
         let frames = FrameCollector::new(relay.config.max_message_bytes);
-        Reader { relay, member, io, frames, heard, jobs: Vec::new() }
+        let meter = Meter::new(&relay.limits, place.subject.as_ref());
+        Reader { relay, member, io, frames, heard, meter, jobs: Vec::new() }
     }
 
     /// Reads until the client closes, breaks a rule, or the server drains.
@@ -142,6 +158,7 @@ impl<'c, R: AsyncRead + Unpin> Reader<'c, R> {
         drop(received);
         let mut draining = pin!(self.relay.draining.wait(self.member.outbox.id()));
         loop {
+            self.meter.read();
             let end = self.take_all().await;
             self.member.shard.send_all(&mut self.jobs);
             if let Some(end) = end {
@@ -165,13 +182,20 @@ impl<'c, R: AsyncRead + Unpin> Reader<'c, R> {
     async fn take_all(&mut self) -> Option<End> {
         loop {
             match self.frames.next_event() {
-                Ok(None) => return None,
+                // Fragments that end no message, and cost as much as messages.
+                Ok(None) => return self.take_frames(0).err().and_then(|limited| self.limited(limited, None)),
                 Ok(Some(Event::Message { payload, .. })) => {
                     if let Some(end) = self.message(payload).await {
                         return Some(end);
                     }
                 }
                 Ok(Some(Event::Ping(payload))) => {
+                    if let Err(limited) = self.take_frames(payload.len()) {
+                        match self.limited(limited, None) {
+                            Some(end) => return Some(end),
+                            None => continue,
+                        }
+                    }
                     let mut pong = Vec::new();
                     frame::write(OpCode::Pong, &payload, &mut pong);
                     self.member.outbox.reply(pong.into());
@@ -180,7 +204,10 @@ impl<'c, R: AsyncRead + Unpin> Reader<'c, R> {
                 Ok(Some(Event::Close(code))) => return Some(End::with(code, "")),
                 Err(Broken { code, reason }) => {
                     match code {
-                        close::TOO_LARGE => self.refuse(&Refusal::new(Code::TooLarge, reason)),
+                        close::TOO_LARGE => {
+                            self.relay.metrics.limited(Limit::MessageBytes);
+                            self.refuse(&Refusal::new(Code::TooLarge, reason));
+                        }
                         close::NOT_UTF8 => self.refuse(&Refusal::new(Code::Malformed, reason)),
                         _ => {}
                     }
@@ -192,13 +219,27 @@ impl<'c, R: AsyncRead + Unpin> Reader<'c, R> {
 
     async fn message(&mut self, payload: Vec<u8>) -> Option<End> {
         self.relay.metrics.received_bytes(payload.len());
-        let incoming = match self.decode(payload).await {
+        let taken = self.take_frames(payload.len());
+        let decoded = self.decode(payload).await;
+        if let Err(limited) = taken {
+            // It was read to say which update is to be sent again.
+            let received = match decoded {
+                Ok(Incoming::Update(update)) => Some(update.version),
+                Ok(_) => None,
+                Err(refusal) => refusal.received,
+            };
+            return self.limited(limited, received);
+        }
+        let incoming = match decoded {
             Ok(incoming) => incoming,
             Err(refusal) => return self.bad_message(&refusal),
         };
         match incoming {
             Incoming::Update(update) => {
                 self.relay.metrics.received(MessageType::Update, update.len());
+                if let Err(limited) = self.meter.take_changes(update.len()) {
+                    return self.limited(limited, Some(update.version));
+                }
                 let bytes = update.memory_bytes();
                 let permit = match self.member.shard.try_reserve(bytes) {
                     Some(permit) => permit,
@@ -214,7 +255,8 @@ impl<'c, R: AsyncRead + Unpin> Reader<'c, R> {
             Incoming::Pull { version } => {
                 self.relay.metrics.received(MessageType::Pull, 0);
                 if let Err(e) = self.member.outbox.pull(version) {
-                    self.refuse(&Refusal::new(Code::RateLimited, e.to_string()));
+                    let refusal = Refusal::new(Code::RateLimited, e.to_string());
+                    self.refuse(&Refusal { retry_after_ms: Some(PULLS_RETRY_AFTER_MS), ..refusal });
                 }
                 self.member.outbox.good_message();
             }
@@ -248,7 +290,26 @@ impl<'c, R: AsyncRead + Unpin> Reader<'c, R> {
         decoded.await.unwrap_or_else(|_| Err(Refusal::new(Code::ShuttingDown, "the server is going away")))
     }
 
+    /// Charges what was taken since it last was.
+    fn take_frames(&mut self, bytes: usize) -> Result<(), Limited> {
+        match self.frames.take_count() {
+            0 => Ok(()),
+            frames => self.meter.take(frames, bytes),
+        }
+    }
+
+    /// Refuses what is beyond a rate; nothing of it is applied. Who goes on all the same is closed.
+    fn limited(&mut self, limited: Limited, received: Option<u64>) -> Option<End> {
+        let message = format!("too much in too short a time ({})", limited.limit);
+        let refusal = Refusal::new(Code::RateLimited, message);
+        self.refuse(&Refusal { received, retry_after_ms: Some(limited.retry_after_ms()), ..refusal });
+        self.meter.refused(limited).then(|| End::with(close::POLICY, TOO_FAST))
+    }
+
     fn bad_message(&mut self, refusal: &Refusal) -> Option<End> {
+        if refusal.code == Code::TooManyChanges {
+            self.relay.metrics.limited(Limit::UpdateChanges);
+        }
         self.refuse(refusal);
         self.member.outbox.bad_message().then(|| End::with(close::POLICY, TOO_MANY_BAD))
     }

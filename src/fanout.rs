@@ -129,13 +129,10 @@ impl<'c> Fanout<'c> {
                 Outcome::Refused { index: change, field, max } => {
                     flush_acks(&mut acks, version, &mut deliveries);
                     one_too_many |= sender.bad_message();
-                    let refusal = Refusal {
-                        code: Code::InvalidChange,
-                        message: format!(
-                            "changes[{change}].{field}: too far ahead, here it is at most {max}"
-                        ),
-                        received: Some(self.pending[index].update.version),
-                    };
+                    let message =
+                        format!("changes[{change}].{field}: too far ahead, here it is at most {max}");
+                    let refusal = Refusal::new(Code::InvalidChange, message)
+                        .of_update(self.pending[index].update.version);
                     self.metrics.refused(refusal.code);
                     deliveries.push(Delivery::Error { frame: self.encoder.error_frame(&refusal) });
                 }

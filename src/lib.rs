@@ -15,6 +15,7 @@
 //! | [`page`] | what a client missed, a bounded piece at a time |
 //! | [`work`] | where work runs that may block |
 //! | [`backup`] | backup and restore |
+//! | [`limits`] | what one client may take of what all share |
 //! | [`config`], [`metrics`], [`unavailable`] | every setting; every count; channels whose store fails |
 //!
 //! Imports point down this list. Storage is a crate of its own, `causeway-storage`.
@@ -26,6 +27,7 @@ pub mod config;
 pub mod connection;
 pub mod draining;
 pub mod fanout;
+pub mod limits;
 pub mod metrics;
 pub mod outbox;
 pub mod page;

@@ -11,6 +11,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::limits::Limit;
 use crate::protocol::Code;
 use crate::unavailable::{Unavailable, Use};
 
@@ -27,6 +28,11 @@ struct TypeLabel {
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct OutcomeLabel {
     outcome: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct LimitLabel {
+    limit: &'static str,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -98,6 +104,7 @@ pub struct Metrics {
     won: Counter,
     lost: Counter,
     errors: [Counter; Code::ALL.len()],
+    limited: Vec<Counter>,
     merge_errors: Counter,
     storage_errors: [Counter; StoreError::KINDS.len()],
     unavailable: Unavailable,
@@ -135,6 +142,8 @@ impl Default for Metrics {
         r.register("messages_sent", "Messages handed to connections, by type", messages_out.clone());
         let errors = Family::<CodeLabel, Counter>::default();
         r.register("errors", "Errors answered, by code", errors.clone());
+        let limited = Family::<LimitLabel, Counter>::default();
+        r.register("limited", "Refusals of what is over a limit, by the limit's setting", limited.clone());
         let merged = Family::<OutcomeLabel, Counter>::default();
         r.register("changes_merged", "Changes merged, by outcome", merged.clone());
         let storage_errors = Family::<KindLabel, Counter>::default();
@@ -166,6 +175,10 @@ impl Default for Metrics {
             won: outcome("won"),
             lost: outcome("lost"),
             errors: Code::ALL.map(|code| errors.get_or_create(&CodeLabel { code: code.as_str() }).clone()),
+            limited: Limit::ALL
+                .iter()
+                .map(|limit| limited.get_or_create(&LimitLabel { limit: limit.setting() }).clone())
+                .collect(),
             merge_errors: counter(r, "merge_errors", "Updates that the store could not keep"),
             storage_errors: StoreError::KINDS
                 .map(|kind| storage_errors.get_or_create(&KindLabel { kind }).clone()),
@@ -310,6 +323,11 @@ impl Metrics {
         if code == Code::Storage {
             self.merge_errors.inc();
         }
+    }
+
+    /// Something was refused that is over a limit.
+    pub fn limited(&self, limit: Limit) {
+        self.limited[limit as usize].inc();
     }
 
     /// The store has failed a channel. The first failure is logged, those after it are counted: on a full disk the log is

@@ -7,39 +7,40 @@ use bytes::Bytes;
 use causeway_storage::{StoreError, names};
 use http_body_util::Full;
 use hyper::body::Incoming as Body;
-use hyper::header::{CONTENT_TYPE, SEC_WEBSOCKET_VERSION};
+use hyper::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER, SEC_WEBSOCKET_VERSION};
 use hyper::upgrade::Upgraded;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use percent_encoding::percent_decode_str;
-use tokio::sync::OwnedSemaphorePermit;
 
 use crate::connection::{self, Stream};
+use crate::limits::{Admission, Limit, Limits, Refused};
 use crate::metrics::Metrics;
-use crate::relay::Relay;
+use crate::relay::{JoinError, Relay};
 
 type Answer = Response<Full<Bytes>>;
 
 /// What requests are answered from.
-#[derive(Default)]
 pub struct Routes {
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    /// What clients may take.
+    pub limits: Arc<Limits>,
     /// The relay, once there is a store.
     pub relay: OnceLock<Arc<Relay>>,
 }
 
-/// Answers one request of a connection over an `S`; `hold` lives as long as the WebSocket that it becomes.
+/// Answers one request of a connection over an `S`; `admission` lives as long as the WebSocket that it becomes.
 pub async fn answer<S: Stream>(
     routes: Arc<Routes>,
     request: Request<Body>,
-    hold: Arc<OwnedSemaphorePermit>,
+    admission: Arc<Admission>,
 ) -> Result<Answer, Infallible> {
     let relay = routes.relay.get().cloned();
     let upgrade = fastwebsockets::upgrade::is_upgrade_request(&request);
     Ok(match request.uri().path() {
         "/" | "/sync" | "/ws" if upgrade => match relay {
-            Some(relay) if !relay.draining.has_begun() => connect::<S>(relay, request, hold).await,
+            Some(relay) if !relay.draining.has_begun() => connect::<S>(relay, request, admission).await,
             Some(_) => problem(StatusCode::SERVICE_UNAVAILABLE, "shutting_down", "the server is going away"),
             None => problem(StatusCode::SERVICE_UNAVAILABLE, "storage", "the server is starting"),
         },
@@ -71,11 +72,14 @@ const WELCOME: &str = "This is Causeway, a relay for local-first apps.\n\n\
 async fn connect<S: Stream>(
     relay: Arc<Relay>,
     mut request: Request<Body>,
-    hold: Arc<OwnedSemaphorePermit>,
+    admission: Arc<Admission>,
 ) -> Answer {
     let bad = |message: &str| problem(StatusCode::BAD_REQUEST, "malformed", message);
     if *request.method() != Method::GET {
         return bad("a WebSocket starts with GET");
+    }
+    if !relay.limits.allows_origin(request.headers()) {
+        return problem(StatusCode::FORBIDDEN, "forbidden", "this web page may not connect here");
     }
     let channel = match channel_of(request.uri().query()) {
         Ok(channel) => channel,
@@ -86,15 +90,26 @@ async fn connect<S: Stream>(
         Err(fastwebsockets::WebSocketError::InvalidSecWebsocketVersion) => {
             let mut answer =
                 problem(StatusCode::UPGRADE_REQUIRED, "malformed", "Sec-WebSocket-Version must be 13");
-            answer.headers_mut().insert(SEC_WEBSOCKET_VERSION, hyper::header::HeaderValue::from_static("13"));
+            answer.headers_mut().insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
             return answer;
         }
         Err(e) => return bad(&e.to_string()),
     };
+    // The subject of the client's token will stand here.
+    let subject: Option<Arc<str>> = None;
+    let place = match relay.limits.admit_client(&admission, request.headers(), subject.as_ref()) {
+        Ok(place) => place,
+        Err(refused) => return too_many(&refused),
+    };
     let member = match relay.join(&channel).await {
         Ok(member) => member,
-        Err(StoreError::BadName { .. }) => return bad("channel: not a channel name"),
-        Err(_) => {
+        Err(JoinError::Store(StoreError::BadName { .. })) => return bad("channel: not a channel name"),
+        Err(JoinError::Full) => {
+            relay.metrics.limited(Limit::ConnectionsPerChannel);
+            let message = "the channel has as many connections as it may; come back later";
+            return problem(StatusCode::SERVICE_UNAVAILABLE, "quota_exceeded", message);
+        }
+        Err(JoinError::Store(_)) => {
             return problem(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "storage",
@@ -103,10 +118,12 @@ async fn connect<S: Stream>(
         }
     };
     tokio::spawn(async move {
-        let _hold = hold;
+        let _admission = admission;
         match upgraded.await {
             Ok(socket) => match socket.into_inner().into_inner().downcast::<TokioIo<S>>() {
-                Ok(parts) => connection::serve(relay, parts.io.into_inner(), parts.read_buf, member).await,
+                Ok(parts) => {
+                    connection::serve(relay, parts.io.into_inner(), parts.read_buf, member, place).await
+                }
                 Err(other) => {
                     let _: Upgraded = other;
                     tracing::error!("a connection is not what the server accepted");
@@ -146,7 +163,7 @@ async fn metrics(metrics: &Metrics, relay: Option<Arc<Relay>>) -> Answer {
         Ok(body) => {
             let mut answer = text(StatusCode::OK, body);
             let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-            answer.headers_mut().insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static(kind));
+            answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
             answer
         }
         Err(e) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("cannot write the metrics: {e}\n")),
@@ -162,10 +179,28 @@ fn problem(status: StatusCode, code: &str, message: &str) -> Answer {
     with_type(status, "application/json", body.into())
 }
 
+/// The answer to a client that is, or makes, one connection too many.
+fn too_many(refused: &Refused) -> Answer {
+    let (code, message, retry_after_s) = match refused {
+        Refused::Full(limit) => ("quota_exceeded", format!("too many connections ({limit})"), 1),
+        Refused::TooFast(limited) => {
+            let limit = limited.limit;
+            (
+                "rate_limited",
+                format!("too many new connections ({limit})"),
+                limited.retry_after_ms().div_ceil(1_000),
+            )
+        }
+    };
+    let mut answer = problem(StatusCode::TOO_MANY_REQUESTS, code, &message);
+    answer.headers_mut().insert(RETRY_AFTER, retry_after_s.into());
+    answer
+}
+
 fn with_type(status: StatusCode, kind: &'static str, body: Bytes) -> Answer {
     let mut answer = Response::new(Full::new(body));
     *answer.status_mut() = status;
-    answer.headers_mut().insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static(kind));
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     answer
 }
 

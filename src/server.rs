@@ -2,9 +2,9 @@
 
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use causeway_storage::{ChangeStore, Schema};
@@ -13,10 +13,10 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::config::Config;
 use crate::connection::Stream;
+use crate::limits::{Admission, Limit, Limits, Refused};
 use crate::relay::Relay;
 use crate::routes::{self, Routes};
 use crate::work::Work;
@@ -36,24 +36,28 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// What a client beyond `max_connections` is told.
 const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
 
+/// What a client is told whose address has too many connections, or makes them too fast.
+const TOO_MANY: &[u8] =
+    b"HTTP/1.1 429 Too Many Requests\r\nretry-after: 1\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+
 /// Where connections come from: a socket, or a simulated network's.
 pub trait Listener: Sync {
     /// A connection.
     type Stream: Stream;
 
-    /// Waits for the next connection.
-    fn accept(&self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+    /// Waits for the next connection; gives also whom it comes from.
+    fn accept(&self) -> impl Future<Output = io::Result<(Self::Stream, IpAddr)>> + Send;
 }
 
 impl Listener for TcpListener {
     type Stream = TcpStream;
 
-    async fn accept(&self) -> io::Result<TcpStream> {
-        let (stream, _) = TcpListener::accept(self).await?;
+    async fn accept(&self) -> io::Result<(TcpStream, IpAddr)> {
+        let (stream, peer) = TcpListener::accept(self).await?;
         // Frames are put together here, not in the system.
         let _ = stream.set_nodelay(true);
         bound_unsent(&stream);
-        Ok(stream)
+        Ok((stream, peer.ip()))
     }
 }
 
@@ -62,7 +66,6 @@ pub struct Server {
     config: Config,
     work: Work,
     routes: Arc<Routes>,
-    connections: Arc<Semaphore>,
 }
 
 impl Server {
@@ -79,18 +82,17 @@ impl Server {
 
     /// A server whose connections come from any [`Listener`].
     pub fn new(config: &Config, work: Work) -> Arc<Self> {
-        Arc::new(Server {
-            config: config.clone(),
-            work,
-            routes: Arc::default(),
-            connections: Arc::new(Semaphore::new(config.max_connections.min(Semaphore::MAX_PERMITS))),
-        })
+        let metrics = Arc::default();
+        let limits = Limits::new(config.into(), Arc::clone(&metrics));
+        let routes = Arc::new(Routes { metrics, limits, relay: OnceLock::new() });
+        Arc::new(Server { config: config.clone(), work, routes })
     }
 
     /// Begins to serve clients over the store, and gives the relay; with a schema, they may change its tables only.
     pub fn open(&self, store: Arc<dyn ChangeStore>, schema: Option<Arc<Schema>>) -> io::Result<Arc<Relay>> {
-        let metrics = self.routes.metrics.clone();
-        let relay = Arc::new(Relay::start(self.config.clone(), schema, store, metrics, self.work.clone())?);
+        let (metrics, limits) = (self.routes.metrics.clone(), self.routes.limits.clone());
+        let relay = Relay::start(self.config.clone(), schema, store, metrics, limits, self.work.clone());
+        let relay = Arc::new(relay?);
         // Nobody else sets it.
         let _ = self.routes.relay.set(relay.clone());
         Ok(relay)
@@ -99,6 +101,11 @@ impl Server {
     /// The relay, once there is a store.
     pub fn relay(&self) -> Option<Arc<Relay>> {
         self.routes.relay.get().cloned()
+    }
+
+    /// The limits, whose settings may be replaced while the server runs.
+    pub fn limits(&self) -> &Arc<Limits> {
+        &self.routes.limits
     }
 
     /// Serves until `stop` is ready, then drains: no new clients, what was accepted is committed and acked, every
@@ -119,7 +126,7 @@ impl Server {
                 biased;
                 end = &mut end => return end,
                 accepted = listener.accept() => match accepted {
-                    Ok(stream) => self.clone().accepted(stream),
+                    Ok((stream, peer)) => self.clone().accepted(stream, peer),
                     Err(e) => {
                         // Out of file descriptors, mostly. The listener itself is fine.
                         tracing::warn!("cannot accept a connection: {e}");
@@ -130,20 +137,23 @@ impl Server {
         }
     }
 
-    fn accepted<S: Stream>(self: Arc<Self>, mut stream: S) {
-        let Ok(permit) = self.connections.clone().try_acquire_owned() else {
-            tracing::warn!("refused a connection: max_connections are open");
-            // It is writable at once, so this task is gone at once.
-            tokio::spawn(async move { drop(stream.write_all(FULL).await) });
-            return;
-        };
-        tokio::spawn(self.serve(stream, Arc::new(permit)));
+    fn accepted<S: Stream>(self: Arc<Self>, mut stream: S, peer: IpAddr) {
+        match self.routes.limits.admit(peer) {
+            Ok(admission) => drop(tokio::spawn(self.serve(stream, Arc::new(admission)))),
+            Err(refused) => {
+                tracing::debug!(%peer, limit = %refused.limit(), "refused a connection");
+                let answer = if refused == Refused::Full(Limit::Connections) { FULL } else { TOO_MANY };
+                // It is writable at once, so this task is gone at once.
+                tokio::spawn(async move { drop(stream.write_all(answer).await) });
+            }
+        }
     }
 
     /// Serves HTTP on a connection, until it becomes a WebSocket or ends.
-    async fn serve<S: Stream>(self: Arc<Self>, stream: S, permit: Arc<OwnedSemaphorePermit>) {
+    async fn serve<S: Stream>(self: Arc<Self>, stream: S, admission: Arc<Admission>) {
         let routes = self.routes.clone();
-        let service = service_fn(move |request| routes::answer::<S>(routes.clone(), request, permit.clone()));
+        let service =
+            service_fn(move |request| routes::answer::<S>(routes.clone(), request, admission.clone()));
         let served = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(Duration::from_millis(self.config.handshake_timeout_ms))
@@ -153,6 +163,9 @@ impl Server {
             .with_upgrades()
             .await;
         if let Err(e) = served {
+            if e.is_timeout() {
+                self.routes.metrics.limited(Limit::Handshake);
+            }
             tracing::debug!("a connection ended before its handshake: {e}");
         }
     }

@@ -18,12 +18,14 @@ use tokio::time::Instant;
 use crate::channel::{Channel, CommitRules};
 use crate::config::Config;
 use crate::fanout::Pending;
+use crate::limits::{Limits, is_full, settings};
 use crate::metrics::{ChannelStats, Metrics, ShardStats};
 use crate::outbox::{ConnectionId, Outbox};
 use crate::page::Readers;
 use crate::protocol::encode::Encoder;
 use crate::protocol::frame::close;
 use crate::queue::Queue;
+use crate::relay::JoinError;
 use crate::unavailable::Use;
 use crate::work::Work;
 
@@ -57,7 +59,7 @@ pub enum Job {
         /// The follower.
         outbox: Arc<Outbox>,
         /// Where the answer goes.
-        joined: oneshot::Sender<Result<Arc<Encoder>, StoreError>>,
+        joined: oneshot::Sender<Result<Arc<Encoder>, JoinError>>,
     },
     /// Merges an update.
     Update {
@@ -106,6 +108,7 @@ impl Shards {
         config: &Config,
         store: &Arc<dyn ChangeStore>,
         metrics: &Arc<Metrics>,
+        limits: &Arc<Limits>,
         work: &Work,
     ) -> std::io::Result<Self> {
         let count = config.shard_count();
@@ -122,6 +125,8 @@ impl Shards {
                 queue: shard.queue.clone(),
                 store: store.clone(),
                 metrics: metrics.clone(),
+                limits: limits.clone(),
+                settings: settings::Copy::new(&limits.settings),
                 channels: HashMap::new(),
                 open_stores: 0,
                 rules: CommitRules {
@@ -227,6 +232,8 @@ struct Worker {
     queue: Arc<Queue<Job>>,
     store: Arc<dyn ChangeStore>,
     metrics: Arc<Metrics>,
+    limits: Arc<Limits>,
+    settings: settings::Copy,
     channels: HashMap<Arc<str>, Channel>,
     open_stores: usize,
     rules: CommitRules,
@@ -329,13 +336,17 @@ impl Worker {
         stop
     }
 
-    fn join(&mut self, name: &Arc<str>, outbox: Arc<Outbox>) -> Result<Arc<Encoder>, StoreError> {
+    fn join(&mut self, name: &Arc<str>, outbox: Arc<Outbox>) -> Result<Arc<Encoder>, JoinError> {
+        let max = self.settings.get(&self.limits.settings).channel.max_connections;
+        if self.channels.get(name).is_some_and(|channel| is_full(channel.followers().len(), max)) {
+            return Err(JoinError::Full);
+        }
         let (channel, store) = self.channel(name)?;
         let was_open = channel.is_open();
         let joined = channel.join(store, outbox);
         let opened = channel.is_open() && !was_open;
         self.open_stores += usize::from(opened);
-        joined
+        Ok(joined?)
     }
 
     fn leave(&mut self, name: &str, connection: ConnectionId) {

@@ -45,6 +45,8 @@ pub enum Code {
     TooManyChanges,
     /// Too much asked for at once.
     RateLimited,
+    /// An update that would make its channel, or the number of channels, larger than it may be.
+    QuotaExceeded,
     /// A `channel` that is not the connection's, where `strict_channel` is set.
     WrongChannel,
     /// The store failed; nothing of the update is kept, or it is not known to be.
@@ -55,7 +57,7 @@ pub enum Code {
 
 impl Code {
     /// Every code, for the metrics.
-    pub const ALL: [Code; 11] = [
+    pub const ALL: [Code; 12] = [
         Code::Malformed,
         Code::UnknownType,
         Code::InvalidChange,
@@ -64,6 +66,7 @@ impl Code {
         Code::TooLarge,
         Code::TooManyChanges,
         Code::RateLimited,
+        Code::QuotaExceeded,
         Code::WrongChannel,
         Code::Storage,
         Code::ShuttingDown,
@@ -80,6 +83,7 @@ impl Code {
             Code::TooLarge => "too_large",
             Code::TooManyChanges => "too_many_changes",
             Code::RateLimited => "rate_limited",
+            Code::QuotaExceeded => "quota_exceeded",
             Code::WrongChannel => "wrong_channel",
             Code::Storage => "storage",
             Code::ShuttingDown => "shutting_down",
@@ -97,11 +101,18 @@ pub struct Refusal {
     pub message: String,
     /// The `version` of the update that was refused, if it carried one.
     pub received: Option<u64>,
+    /// After how many milliseconds it is worth a try again, where that is known.
+    pub retry_after_ms: Option<u64>,
 }
 
 impl Refusal {
     /// A refusal that answers no update in particular.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
-        Refusal { code, message: message.into(), received: None }
+        Refusal { code, message: message.into(), received: None, retry_after_ms: None }
+    }
+
+    /// The same, as the answer to the update of that version.
+    pub fn of_update(self, received: u64) -> Self {
+        Refusal { received: Some(received), ..self }
     }
 }

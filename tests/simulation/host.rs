@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::future::pending;
 use std::io::{IoSlice, Result};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
@@ -95,10 +95,10 @@ struct Accepting {
 impl Listener for Accepting {
     type Stream = Stream;
 
-    async fn accept(&self) -> Result<Stream> {
-        let (stream, _) = self.listener.accept().await?;
+    async fn accept(&self) -> Result<(Stream, IpAddr)> {
+        let (stream, peer) = self.listener.accept().await?;
         let number = self.host.accepted.fetch_add(1, Relaxed);
-        Ok(Stream { stream: Some(stream), number, host: self.host.clone() })
+        Ok((Stream { stream: Some(stream), number, host: self.host.clone() }, peer.ip()))
     }
 }
 
