@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use causeway_storage::store::unix_time_s;
+use causeway_storage::store::{new_site_id, unix_time_s};
 use causeway_storage::{
-    Change, ChangeStore, ChannelStore, Clamp, Outcome, StoreError, Update as StoreUpdate, merge,
+    Change, ChangeStore, ChannelStore, Clamp, Outcome, Quota, StoreError, Update as StoreUpdate, merge_within,
 };
 use tokio::time::Instant;
 
 use crate::fanout::{Fanout, Pending};
+use crate::limits::Limit;
 use crate::metrics::Metrics;
 use crate::outbox::{ConnectionId, Outbox};
 use crate::protocol::encode::Encoder;
@@ -24,6 +25,9 @@ pub struct Channel {
     followers: Vec<Arc<Outbox>>,
     /// `None` while the channel is idle, or after an error: then it is opened anew for the next update.
     store: Option<Box<dyn ChannelStore>>,
+    /// The site id of a channel that is not in the store. It is made with its first update: whoever only reads makes none,
+    /// whatever names it thinks of.
+    unmade: Option<String>,
     /// Whether a commit has failed that may have reached the disk all the same, above `version`.
     in_doubt: bool,
     used: Instant,
@@ -38,6 +42,8 @@ pub struct CommitRules {
     pub clamp: Clamp,
     /// How long a peer is remembered that is not heard of again.
     pub peer_retention: Duration,
+    /// How large the channel may become.
+    pub quota: Quota,
 }
 
 /// How often old peers are looked for, at most.
@@ -47,15 +53,18 @@ const PEER_SWEEP_INTERVAL: Duration = Duration::from_secs(3600);
 const PEER_SWEEP_MAX: usize = 10_000;
 
 impl Channel {
-    /// Opens a channel; makes it if there is none.
+    /// Opens a channel; if there is none, it is made with its first update.
     pub fn open(store: &dyn ChangeStore, name: &Arc<str>) -> Result<Self, StoreError> {
-        let opened = store.open(name)?;
+        let opened = store.open_existing(name)?;
+        let unmade = opened.is_none().then(new_site_id);
+        let site_id = opened.as_ref().map(|opened| opened.site_id()).or(unmade.as_deref());
         Ok(Channel {
             name: name.clone(),
-            encoder: Arc::new(Encoder::new(name, opened.site_id())),
-            version: opened.head().version,
+            encoder: Arc::new(Encoder::new(name, site_id.unwrap_or_default())),
+            version: opened.as_ref().map_or(0, |opened| opened.head().version),
             followers: Vec::new(),
-            store: Some(opened),
+            store: opened,
+            unmade,
             in_doubt: false,
             used: Instant::now(),
             peers_due: Instant::now(),
@@ -97,6 +106,22 @@ impl Channel {
     /// Whether its store is open.
     pub fn is_open(&self) -> bool {
         self.store.is_some()
+    }
+
+    /// Whether it is in the store.
+    pub fn is_made(&self) -> bool {
+        self.unmade.is_none()
+    }
+
+    /// Tells the senders that their updates would make one channel too many.
+    pub fn refuse(&self, pending: &[Pending], metrics: &Metrics) {
+        for Pending { outbox, update } in pending {
+            let message = "there are as many channels as there may be (max_channels)";
+            let refusal = Refusal::new(Code::QuotaExceeded, message).of_update(update.version);
+            metrics.limited(Limit::Channels);
+            metrics.refused(refusal.code);
+            outbox.reply(self.encoder.error_frame(&refusal));
+        }
     }
 
     /// When it was last written.
@@ -162,7 +187,7 @@ impl Channel {
                 StoreUpdate { site_id: update.site_id(), version: update.version, changes }
             })
             .collect();
-        merge(opened, &updates, &rules.clamp)
+        merge_within(opened, &updates, &rules.clamp, rules.quota)
     }
 
     /// Forgets, if it is time to, the peers that were not heard of for that long, in a commit of its own.
@@ -189,6 +214,13 @@ impl Channel {
         let opened = match &mut self.store {
             Some(opened) => opened,
             closed => {
+                if let Some(site_id) = &self.unmade {
+                    match store.create(&self.name, site_id) {
+                        // It was made after all, and somebody was told of an error.
+                        Ok(()) | Err(StoreError::Exists { .. }) => self.unmade = None,
+                        Err(e) => return Err(e),
+                    }
+                }
                 let opened = store.open(&self.name)?;
                 let version = opened.head().version;
                 if version > self.version {

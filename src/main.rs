@@ -167,7 +167,7 @@ async fn run(config: Config, schema: Option<Arc<Schema>>) -> Result<(), String> 
     if let (Some(schema), true) = (&schema, backend.persistent) {
         follow_schema(&config.data, schema)?;
     }
-    let relay = server.open(store.clone(), schema).map_err(|e| format!("cannot start a thread: {e}"))?;
+    let relay = server.open(store.clone(), schema).map_err(|e| format!("cannot start: {e}"))?;
     let commands = Commands::new(store.clone(), relay);
     let control = if backend.persistent {
         let started = Control::start(&config.data, commands.clone());

@@ -353,7 +353,7 @@ impl Metrics {
     pub fn committed(&self, changes: usize, took: Duration, outcomes: &[Outcome]) {
         let merged = outcomes.iter().map(|outcome| match outcome {
             Outcome::Merged { winners, .. } => winners.len(),
-            Outcome::Refused { .. } => 0,
+            Outcome::Refused { .. } | Outcome::OverQuota(_) => 0,
         });
         let won: usize = merged.sum();
         self.won.inc_by(won as u64);

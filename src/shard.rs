@@ -6,11 +6,12 @@
 
 use std::collections::HashMap;
 use std::hash::BuildHasher;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use causeway_storage::{ChangeStore, Clamp, StoreError};
+use causeway_storage::{ChangeStore, Clamp, Quota, StoreError};
 use foldhash::fast::FixedState;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::Instant;
@@ -112,6 +113,7 @@ impl Shards {
         work: &Work,
     ) -> std::io::Result<Self> {
         let count = config.shard_count();
+        let made = Arc::new(AtomicUsize::new(store.count().map_err(std::io::Error::other)?));
         let mut shards = Shards { shards: Vec::new(), threads: Mutex::default() };
         for n in 0..count {
             // A semaphore counts in u32; nobody has more than 4 GiB to queue.
@@ -135,7 +137,9 @@ impl Shards {
                         max_cl_jump: config.max_cl_jump,
                     },
                     peer_retention: Duration::from_secs(config.peer_retention_s),
+                    quota: Quota::default(),
                 },
+                made: made.clone(),
                 max_open: (config.max_open_channels / count).max(1),
                 channel_idle: Duration::from_millis(config.channel_idle_ms),
                 max_commit_changes: config.max_commit_changes,
@@ -236,6 +240,8 @@ struct Worker {
     settings: settings::Copy,
     channels: HashMap<Arc<str>, Channel>,
     open_stores: usize,
+    /// How many channels the store has, for all shards.
+    made: Arc<AtomicUsize>,
     rules: CommitRules,
     max_open: usize,
     channel_idle: Duration,
@@ -365,6 +371,7 @@ impl Worker {
         let removed = self.store.remove(name);
         readers.forget(name);
         if removed.is_ok() {
+            self.made.fetch_sub(usize::from(matches!(removed, Ok(true))), Relaxed);
             self.metrics.storage_works(name, Use::Write);
             self.metrics.storage_works(name, Use::Read);
         }
@@ -377,7 +384,7 @@ impl Worker {
             let opened = Channel::open(self.store.as_ref(), name)
                 .inspect_err(|e| self.metrics.storage_failed(name, Use::Write, e))?;
             self.metrics.storage_works(name, Use::Write);
-            self.open_stores += 1;
+            self.open_stores += usize::from(opened.is_open());
             self.channels.insert(name.clone(), opened);
         }
         let channel = self.channels.get_mut(name).expect("it is there, or was put there");
@@ -393,7 +400,14 @@ impl Worker {
             tracing::error!(channel = %name, error = %e, "updates are lost with their connections");
             return;
         }
+        let quota = self.settings.get(&self.limits.settings).channel;
+        self.rules.quota = Quota { max_cells: quota.max_rows, max_bytes: quota.max_bytes };
         let Some(channel) = self.channels.get_mut(name) else { return };
+        let was_made = channel.is_made();
+        if !was_made && !take_one(&self.made, quota.max_channels) {
+            channel.refuse(&pending, &self.metrics);
+            return;
+        }
         let was_open = channel.is_open();
         let mut start = 0;
         while start < pending.len() {
@@ -409,6 +423,9 @@ impl Worker {
             }
             channel.commit(self.store.as_ref(), &pending[start..end], &self.rules, &self.metrics);
             start = end;
+        }
+        if !was_made && !channel.is_made() {
+            self.made.fetch_sub(1, Relaxed);
         }
         self.open_stores = self.open_stores + usize::from(channel.is_open()) - usize::from(was_open);
         drop(permits);
@@ -451,4 +468,9 @@ impl Worker {
         ChannelStats::keep_busiest(&mut stats.busiest, max);
         stats
     }
+}
+
+/// Counts one more, unless that is too many.
+fn take_one(count: &AtomicUsize, max: usize) -> bool {
+    count.fetch_update(Relaxed, Relaxed, |count| (!is_full(count, max)).then_some(count + 1)).is_ok()
 }
