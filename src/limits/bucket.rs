@@ -85,6 +85,22 @@ impl Bucket {
         Duration::from_nanos(ns.try_into().unwrap_or(u64::MAX))
     }
 
+    /// Takes one of what is counted singly, if a whole one is left; else says after which time it is.
+    pub fn take_one(&mut self, now: Instant, rate: Rate) -> Result<(), Duration> {
+        self.refill(now, rate);
+        let one = u128::from(rate.per_ns);
+        match (self.used + one).checked_sub(rate.room()) {
+            Some(missing @ 1..) if rate.amount > 0 => {
+                let ns = missing.div_ceil(rate.amount.into());
+                Err(Duration::from_nanos(ns.try_into().unwrap_or(u64::MAX)))
+            }
+            _ => {
+                self.charge(1, rate);
+                Ok(())
+            }
+        }
+    }
+
     /// Whether nothing is used: a new one would be the same.
     pub fn is_full(&self) -> bool {
         self.used == 0
@@ -131,6 +147,20 @@ mod tests {
         assert!(!bucket.is_open(rate));
         bucket.refill(start + wait, rate);
         assert!(bucket.is_open(rate));
+    }
+
+    #[test]
+    fn what_is_counted_singly_is_whole() {
+        let (start, rate) = (Instant::now(), Rate::per_minute(3));
+        let mut bucket = Bucket::new(start);
+        for _ in 0..3 {
+            bucket.take_one(start, rate).unwrap();
+        }
+        let at = |ms| start + Duration::from_millis(ms);
+        assert_eq!(bucket.take_one(at(19_000), rate), Err(Duration::from_secs(1)));
+        bucket.take_one(at(20_000), rate).unwrap();
+        assert_eq!(bucket.take_one(at(20_001), rate), Err(Duration::from_millis(19_999)));
+        bucket.take_one(start, Rate::per_minute(0)).unwrap();
     }
 
     #[test]

@@ -138,10 +138,7 @@ impl<'c> Meter<'c> {
     /// Notes that something was refused; gives whether it was one too many.
     pub fn refused(&mut self, limited: Limited) -> bool {
         self.limits.metrics.limited(limited.limit);
-        let rate = self.settings.last().refusals;
-        self.refusals.refill(self.now, rate);
-        let goes_on = !self.refusals.is_open(rate);
-        self.refusals.charge(1, rate);
+        let goes_on = self.refusals.take_one(self.now, self.settings.last().refusals).is_err();
         if goes_on {
             self.limits.metrics.limited(Limit::Refusals);
         }

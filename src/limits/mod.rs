@@ -138,12 +138,7 @@ impl NewConnections {
 }
 
 fn take_one(bucket: &mut Bucket, now: Instant, rate: Rate, limit: Limit) -> Result<(), Limited> {
-    bucket.refill(now, rate);
-    if !bucket.is_open(rate) {
-        return Err(Limited { limit, retry_after: bucket.wait(rate) });
-    }
-    bucket.charge(1, rate);
-    Ok(())
+    bucket.take_one(now, rate).map_err(|retry_after| Limited { limit, retry_after })
 }
 
 /// Whether another one is too many; a `max` of 0 is no limit.

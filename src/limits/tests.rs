@@ -63,7 +63,7 @@ async fn new_connections_come_at_their_rate() {
         limits.admit(ip("192.0.2.2")).unwrap();
     }
     assert_refused(limits.admit(ip("192.0.2.3")), Limit::NewConnections);
-    advance(Duration::from_millis(400)).await;
+    advance(Duration::from_millis(500)).await;
     limits.admit(ip("192.0.2.3")).unwrap();
     assert_refused(limits.admit(ip("192.0.2.4")), Limit::NewConnections);
 }

@@ -6,7 +6,7 @@ use super::{PATIENCE, changes, pull, update, version};
 use serde_json::Value;
 use socket2::{Domain, SockRef, Socket, Type};
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 /// What came from the server.
@@ -69,17 +69,37 @@ impl Client {
         Self::try_over(TcpStream::connect(addr).unwrap(), &format!("/?channel={}", encode(channel)), &[])
     }
 
+    /// A connection from an address of this machine's own, with more headers in its handshake, each with its line's end; or
+    /// the server's answer if it refuses.
+    pub fn try_connect_from(
+        from: Ipv4Addr,
+        addr: SocketAddr,
+        channel: &str,
+        headers: &str,
+    ) -> Result<Self, Response> {
+        let target = format!("/?channel={}", encode(channel));
+        let request = upgrade_request(&target).replacen("\r\n", &format!("\r\n{headers}"), 1);
+        Self::try_request(connect_from(from, addr), &request, &[])
+    }
+
     #[track_caller]
     fn over(stream: TcpStream, target: &str, early: &[u8]) -> Self {
         Self::try_over(stream, target, early).unwrap_or_else(|response| panic!("{target}: {response:?}"))
     }
 
     #[track_caller]
-    fn try_over(mut stream: TcpStream, target: &str, early: &[u8]) -> Result<Self, Response> {
+    fn try_over(stream: TcpStream, target: &str, early: &[u8]) -> Result<Self, Response> {
+        Self::try_request(stream, &upgrade_request(target), early)
+    }
+
+    #[track_caller]
+    fn try_request(mut stream: TcpStream, request: &str, early: &[u8]) -> Result<Self, Response> {
         stream.set_nodelay(true).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
-        stream.write_all(&[upgrade_request(target).as_bytes(), early].concat()).unwrap();
-        let response = Response::read(&mut stream).expect("an answer to the handshake");
+        // Who is refused before a word may be told so before a word.
+        let sent = stream.write_all(&[request.as_bytes(), early].concat());
+        let response = Response::read(&mut stream)
+            .unwrap_or_else(|| panic!("an answer to the handshake, which was sent: {sent:?}"));
         if response.status != 101 {
             return Err(response);
         }
@@ -130,6 +150,12 @@ impl Client {
     /// Ends the client's direction of the connection.
     pub fn half_close(&self) {
         self.stream.shutdown(Shutdown::Write).unwrap();
+    }
+
+    /// Ends both directions, for all handles.
+    pub fn hang_up(&self) {
+        // It may have ended already.
+        let _ = self.stream.shutdown(Shutdown::Both);
     }
 
     /// Gives the connection up with a reset; what is under way is lost.
@@ -269,4 +295,13 @@ impl Client {
     pub fn expect_close(&mut self, code: u16) {
         assert_eq!(self.until_closed(), Some(code), "the close code");
     }
+}
+
+/// A connection from an address of this machine's own: all that begin with 127 are.
+pub fn connect_from(from: Ipv4Addr, addr: SocketAddr) -> TcpStream {
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None).unwrap();
+    socket.set_reuse_address(true).unwrap();
+    socket.bind(&SocketAddr::from((from, 0)).into()).unwrap();
+    socket.connect(&addr.into()).unwrap();
+    socket.into()
 }

@@ -15,7 +15,7 @@ mod server;
 use serde_json::{Value, json};
 use std::time::Duration;
 
-pub use client::{Client, Event};
+pub use client::{Client, Event, connect_from};
 pub use frame::{
     BINARY, CLOSE, CONTINUATION, Frame, Length, PING, PONG, TEXT, close_frame, fragment, frame, wire,
 };
