@@ -143,15 +143,15 @@ settings! {
     drain_timeout_ms: u64 = 10_000, TIME;
     /// The most connections; more are answered 503.
     max_connections: usize = 100_000, SOME;
-    /// The most connections of one address; more are answered 429. 0: no limit, as for all that follow here.
+    /// The most connections of one address; more are answered 429. 0: no limit.
     max_connections_per_ip: usize = 10_000, ANY;
-    /// The most connections of one subject of tokens; more are answered 429.
+    /// The most connections of one subject of tokens; more are answered 429. 0: no limit.
     max_connections_per_subject: usize = 1_000, ANY;
-    /// The most connections of one channel; more are answered 503.
+    /// The most connections of one channel; more are answered 503. 0: no limit.
     max_connections_per_channel: usize = 10_000, ANY;
-    /// New connections a second; ten seconds' worth may come at once, as with all rates. More are answered 429.
+    /// New connections a second; ten seconds' worth may come at once, as with all rates. More are answered 429. 0: no limit.
     max_new_connections_per_s: u64 = 5_000, RATE;
-    /// New connections a second of one address.
+    /// New connections a second of one address. 0: no limit.
     max_new_connections_per_ip_per_s: u64 = 1_000, RATE;
     /// How many bits of an IPv6 address tell one client from another.
     ipv6_prefix: u8 = 64, 1..=128;
@@ -162,15 +162,15 @@ settings! {
 
     /// Messages (and control frames, and fragments) a second of one connection; more are answered `rate_limited`. 0: no limit.
     max_messages_per_s: u64 = 10_000, RATE;
-    /// Bytes of messages a second of one connection.
+    /// Bytes of messages a second of one connection. 0: no limit.
     max_bytes_per_s: u64 = 32 << 20, RATE;
-    /// Changes a second of one connection.
+    /// Changes a second of one connection. 0: no limit.
     max_changes_per_s: u64 = 50_000, RATE;
-    /// The same of all connections of one subject of tokens together: messages,
+    /// Messages a second of all connections of one subject of tokens together. 0: no limit.
     max_subject_messages_per_s: u64 = 50_000, RATE;
-    /// bytes of messages of one subject a second,
+    /// Bytes of messages a second of one subject. 0: no limit.
     max_subject_bytes_per_s: u64 = 128 << 20, RATE;
-    /// changes of one subject a second.
+    /// Changes a second of one subject. 0: no limit.
     max_subject_changes_per_s: u64 = 200_000, RATE;
     /// Messages of a connection that may be answered `rate_limited` in a minute; one more closes it with 1008. 0: any number.
     max_rate_limited_per_min: u64 = 100, RATE;
