@@ -71,13 +71,13 @@ enum WriteError {
 const TOO_FAST: &str = "too many messages were sent that were rate_limited";
 
 /// Serves a connection to its end. `received` is what came together with the handshake; `place` is the client's among others.
-pub async fn serve(relay: Arc<Relay>, io: impl Stream, received: Bytes, member: Member, place: ClientPlace) {
+pub async fn serve(relay: Arc<Relay>, io: impl Stream, received: Bytes, member: Member, place: &ClientPlace) {
     relay.metrics.connected();
     let (mut read, mut write) = tokio::io::split(io);
     let heard = LastHeard::new();
     let mut writer = pin!(write_loop(&relay, &member, &mut write, &heard));
     let first = {
-        let reader = Reader::new(&relay, &member, &mut read, &heard, &place);
+        let reader = Reader::new(&relay, &member, &mut read, &heard, place);
         tokio::select! {
             biased;
             written = &mut writer => Err(written),

@@ -122,7 +122,7 @@ async fn connect<S: Stream>(
         match upgraded.await {
             Ok(socket) => match socket.into_inner().into_inner().downcast::<TokioIo<S>>() {
                 Ok(parts) => {
-                    connection::serve(relay, parts.io.into_inner(), parts.read_buf, member, place).await
+                    connection::serve(relay, parts.io.into_inner(), parts.read_buf, member, &place).await
                 }
                 Err(other) => {
                     let _: Upgraded = other;

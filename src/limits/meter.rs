@@ -17,30 +17,39 @@ pub struct MessageUse {
     messages: Bucket,
     bytes: Bucket,
     changes: Bucket,
-    /// The rates they were last held to.
-    rates: Option<MessageRates>,
-}
-
-impl Used for MessageUse {
-    fn new(now: Instant) -> Self {
-        let bucket = Bucket::new(now);
-        MessageUse { messages: bucket, bytes: bucket, changes: bucket, rates: None }
-    }
-
-    fn is_unused(&mut self, now: Instant) -> bool {
-        if let Some(rates) = self.rates {
-            self.refill(now, rates);
-        }
-        self.messages.is_full() && self.bytes.is_full() && self.changes.is_full()
-    }
 }
 
 impl MessageUse {
+    fn new(now: Instant) -> Self {
+        let bucket = Bucket::new(now);
+        MessageUse { messages: bucket, bytes: bucket, changes: bucket }
+    }
+
     fn refill(&mut self, now: Instant, rates: MessageRates) {
         self.messages.refill(now, rates.messages);
         self.bytes.refill(now, rates.bytes);
         self.changes.refill(now, rates.changes);
-        self.rates = Some(rates);
+    }
+}
+
+/// What a subject's connections have used, together.
+#[derive(Debug)]
+pub struct SubjectUse {
+    used: MessageUse,
+    /// The rates that it was last held to.
+    rates: Option<MessageRates>,
+}
+
+impl Used for SubjectUse {
+    fn new(now: Instant) -> Self {
+        SubjectUse { used: MessageUse::new(now), rates: None }
+    }
+
+    fn is_unused(&mut self, now: Instant) -> bool {
+        if let Some(rates) = self.rates {
+            self.used.refill(now, rates);
+        }
+        self.used.messages.is_full() && self.used.bytes.is_full() && self.used.changes.is_full()
     }
 }
 
@@ -65,7 +74,7 @@ impl Limited {
 }
 
 /// A connection's place among those of its subject.
-pub type SubjectPlace = Place<Arc<str>, MessageUse>;
+pub type SubjectPlace = Place<Arc<str>, SubjectUse>;
 
 /// See the module.
 #[derive(Debug)]
@@ -104,7 +113,8 @@ impl<'c> Meter<'c> {
         let (rates, bytes) = (self.settings.last().connection, bytes as u64);
         open(&self.own.messages, rates.messages, Limit::Messages)?;
         open(&self.own.bytes, rates.bytes, Limit::Bytes)?;
-        if let Some((mut used, rates)) = self.subjects() {
+        if let Some((mut subject, rates)) = self.subjects() {
+            let used = &mut subject.used;
             open(&used.messages, rates.messages, Limit::SubjectMessages)?;
             open(&used.bytes, rates.bytes, Limit::SubjectBytes)?;
             used.messages.charge(frames, rates.messages);
@@ -119,7 +129,8 @@ impl<'c> Meter<'c> {
     pub fn take_changes(&mut self, changes: usize) -> Result<(), Limited> {
         let (rates, changes) = (self.settings.last().connection, changes as u64);
         open(&self.own.changes, rates.changes, Limit::Changes)?;
-        if let Some((mut used, rates)) = self.subjects() {
+        if let Some((mut subject, rates)) = self.subjects() {
+            let used = &mut subject.used;
             open(&used.changes, rates.changes, Limit::SubjectChanges)?;
             used.changes.charge(changes, rates.changes);
         }
@@ -128,11 +139,12 @@ impl<'c> Meter<'c> {
     }
 
     /// What is used of the subject's rates, and these.
-    fn subjects(&self) -> Option<(MutexGuard<'c, MessageUse>, MessageRates)> {
+    fn subjects(&self) -> Option<(MutexGuard<'c, SubjectUse>, MessageRates)> {
         let rates = self.settings.last().subject;
-        let mut used = self.subject?.used();
-        used.refill(self.now, rates);
-        Some((used, rates))
+        let mut subject = self.subject?.used();
+        subject.used.refill(self.now, rates);
+        subject.rates = Some(rates);
+        Some((subject, rates))
     }
 
     /// Notes that something was refused; gives whether it was one too many.

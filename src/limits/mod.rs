@@ -27,7 +27,7 @@ use crate::metrics::Metrics;
 use address::{counted, is_trusted};
 use bucket::{Bucket, Rate};
 use holders::{Holders, Place, Used};
-use meter::{Limited, MessageUse, SubjectPlace};
+use meter::{Limited, SubjectPlace, SubjectUse};
 use settings::{Current, Settings};
 
 macro_rules! limits {
@@ -106,7 +106,7 @@ pub struct Limits {
     connections: AtomicUsize,
     new_connections: Mutex<Bucket>,
     addresses: Arc<Holders<IpAddr, NewConnections>>,
-    subjects: Arc<Holders<Arc<str>, MessageUse>>,
+    subjects: Arc<Holders<Arc<str>, SubjectUse>>,
 }
 
 /// What is used of an address' rate.
