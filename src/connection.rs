@@ -117,8 +117,8 @@ impl LastHeard {
         LastHeard { start: Instant::now(), after_ms: AtomicU64::new(0) }
     }
 
-    fn now(&self) {
-        self.after_ms.store(self.start.elapsed().as_millis() as u64, Relaxed);
+    fn at(&self, now: Instant) {
+        self.after_ms.store((now - self.start).as_millis() as u64, Relaxed);
     }
 
     fn elapsed(&self) -> Duration {
@@ -158,7 +158,6 @@ impl<'c, R: AsyncRead + Unpin> Reader<'c, R> {
         drop(received);
         let mut draining = pin!(self.relay.draining.wait(self.member.outbox.id()));
         loop {
-            self.meter.read();
             let end = self.take_all().await;
             self.member.shard.send_all(&mut self.jobs);
             if let Some(end) = end {
@@ -174,7 +173,10 @@ impl<'c, R: AsyncRead + Unpin> Reader<'c, R> {
                     return Ok(End { code: close::NORMAL, reason: "", after_pages: true });
                 },
             }
-            self.heard.now();
+            // The clock is read once a read, for both.
+            let now = Instant::now();
+            self.heard.at(now);
+            self.meter.read(now);
         }
     }
 
@@ -496,7 +498,7 @@ async fn write_all(
                 let later = std::future::poll_fn(|cx| poll_write(io, cx, slabs, written));
                 let result = tokio::time::timeout(slow, later).await.map_err(|_| WriteError::Slow)?;
                 // It takes what it is sent, and no ping has been sent meanwhile.
-                heard.now();
+                heard.at(Instant::now());
                 result
             }
         };

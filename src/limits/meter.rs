@@ -102,8 +102,8 @@ impl<'c> Meter<'c> {
     }
 
     /// To be called for each read, before what it has brought is charged.
-    pub fn read(&mut self) {
-        self.now = Instant::now();
+    pub fn read(&mut self, now: Instant) {
+        self.now = now;
         self.settings.get(&self.limits.settings);
         self.own.refill(self.now, self.settings.last().connection);
     }

@@ -134,7 +134,7 @@ async fn a_subjects_connections_share_its_rates() {
     let mut again = Meter::new(&limits, again.subject.as_ref());
     assert!(again.take(1, 10).is_err());
     advance(Duration::from_secs(41)).await;
-    again.read();
+    again.read(Instant::now());
     again.take(1, 10).unwrap();
     again.take_changes(1).unwrap();
 }
@@ -151,6 +151,6 @@ async fn settings_can_be_replaced() {
     assert_eq!([(); 3].map(|()| meter.refused(limited)), [false, false, true]);
     limits.settings.replace(Settings::from(&Config { max_messages_per_s: 2, ..config }));
     meter.take(1, 0).unwrap_err();
-    meter.read();
+    meter.read(Instant::now());
     meter.take(1, 0).unwrap();
 }
