@@ -90,7 +90,7 @@ impl Filled {
 
     fn pull(&self, limits: PageLimits) -> Pulled {
         let mut pulled = Pulled::default();
-        let mut start = PageStart { from: Position::default(), complete: 0 };
+        let mut start = PageStart { from: Position::default(), complete: 0, has_versions: true };
         loop {
             let (page, end) = self.readers.read(&self.channel, start, limits).unwrap();
             pulled.rows += page.changes();
@@ -101,7 +101,7 @@ impl Filled {
             if end.tail.is_some() {
                 return pulled;
             }
-            start = PageStart { from: end.next, complete: end.complete };
+            start = PageStart { from: end.next, complete: end.complete, has_versions: true };
         }
     }
 }

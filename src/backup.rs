@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use causeway_storage::store::{new_site_id, unix_time_s};
-use causeway_storage::{ChangeStore, Digest, Head, StoreError, StoreOptions, copy, names, sqlite, verify};
+use causeway_storage::{ChangeStore, Digest, StoreError, StoreOptions, copy, names, sqlite, verify};
 use serde::{Deserialize, Serialize};
 
 /// The manifest's name in the backup's directory.
@@ -221,7 +221,7 @@ fn restore_channel(
     let mut reader = copies.reader(channel)?;
     // Before anything is removed for it.
     let head = verify(channel, reader.as_mut())?.head;
-    if Digest::parse(&entry.digest).map(|digest| Head { version: entry.version, digest }) != Some(head) {
+    if (Some(head.digest), head.version) != (Digest::parse(&entry.digest), entry.version) {
         let detail = format!("its file has {head:?}, the manifest {} and {}", entry.version, entry.digest);
         return Err(StoreError::Corrupt { channel: channel.clone(), detail });
     }

@@ -5,11 +5,14 @@ use std::time::Duration;
 
 use causeway_storage::store::unix_time_s;
 use causeway_storage::{
-    Change, ChangeStore, ChannelStore, Clamp, Outcome, RemadeTable, StoreError, Update as StoreUpdate, merge,
+    Change, ChangeStore, ChannelStore, Clamp, Outcome, Quota, RemadeTable, StoreError, Update as StoreUpdate,
+    merge_within,
 };
+use ring::digest;
 use tokio::time::Instant;
 
 use crate::fanout::{Fanout, Pending};
+use crate::limits::Limit;
 use crate::metrics::Metrics;
 use crate::outbox::{ConnectionId, Outbox};
 use crate::protocol::encode::Encoder;
@@ -24,6 +27,9 @@ pub struct Channel {
     followers: Vec<Arc<Outbox>>,
     /// `None` while the channel is idle, or after an error: then it is opened anew for the next update.
     store: Option<Box<dyn ChannelStore>>,
+    /// The site id of a channel that is not in the store. It is made with its first update: whoever only reads makes none,
+    /// whatever names it thinks of.
+    unmade: Option<String>,
     /// Whether a commit has failed that may have reached the disk all the same, above `version`.
     in_doubt: bool,
     used: Instant,
@@ -38,6 +44,8 @@ pub struct CommitRules {
     pub clamp: Clamp,
     /// How long a peer is remembered that is not heard of again.
     pub peer_retention: Duration,
+    /// How large the channel may become.
+    pub quota: Quota,
 }
 
 /// How often old peers are looked for, at most.
@@ -47,15 +55,19 @@ const PEER_SWEEP_INTERVAL: Duration = Duration::from_secs(3600);
 const PEER_SWEEP_MAX: usize = 10_000;
 
 impl Channel {
-    /// Opens a channel; makes it if there is none.
-    pub fn open(store: &dyn ChangeStore, name: &Arc<str>) -> Result<Self, StoreError> {
-        let opened = store.open(name)?;
+    /// Opens a channel; if there is none, it is made with its first update, with a site id that is the same for as long as
+    /// the `seed` is, however often it is opened before.
+    pub fn open(store: &dyn ChangeStore, name: &Arc<str>, seed: &str) -> Result<Self, StoreError> {
+        let opened = store.open_existing(name)?;
+        let unmade = opened.is_none().then(|| derived_site_id(seed, name));
+        let site_id = opened.as_ref().map(|opened| opened.site_id()).or(unmade.as_deref());
         Ok(Channel {
             name: name.clone(),
-            encoder: Arc::new(Encoder::new(name, opened.site_id())),
-            version: opened.head().version,
+            encoder: Arc::new(Encoder::new(name, site_id.unwrap_or_default())),
+            version: opened.as_ref().map_or(0, |opened| opened.head().version),
             followers: Vec::new(),
-            store: Some(opened),
+            store: opened,
+            unmade,
             in_doubt: false,
             used: Instant::now(),
             peers_due: Instant::now(),
@@ -99,6 +111,22 @@ impl Channel {
         self.store.is_some()
     }
 
+    /// Whether it is in the store.
+    pub fn is_made(&self) -> bool {
+        self.unmade.is_none()
+    }
+
+    /// Tells the senders that their updates would make one channel too many.
+    pub fn refuse(&self, pending: &[Pending], metrics: &Metrics) {
+        for Pending { outbox, update, .. } in pending {
+            let message = "there are as many channels as there may be (max_channels)";
+            let refusal = Refusal::new(Code::QuotaExceeded, message).of_update(update.version);
+            metrics.limited(Limit::Channels);
+            metrics.refused(refusal.code);
+            outbox.reply(self.encoder.error_frame(&refusal));
+        }
+    }
+
     /// When it was last written.
     pub fn used(&self) -> Instant {
         self.used
@@ -137,11 +165,8 @@ impl Channel {
                 metrics.storage_failed(&self.name, Use::Write, &e);
                 (self.store, self.in_doubt) = (None, true);
                 for Pending { outbox, update, .. } in pending {
-                    let refusal = Refusal {
-                        code: Code::Storage,
-                        message: "the server could not store this update; send it again later".into(),
-                        received: Some(update.version),
-                    };
+                    let message = "the server could not store this update; send it again later";
+                    let refusal = Refusal::new(Code::Storage, message).of_update(update.version);
                     metrics.refused(refusal.code);
                     outbox.reply(self.encoder.error_frame(&refusal));
                 }
@@ -178,7 +203,7 @@ impl Channel {
                 StoreUpdate { site_id: update.site_id(), version: update.version, changes }
             })
             .collect();
-        merge(opened, &updates, &rules.clamp)
+        merge_within(opened, &updates, &rules.clamp, rules.quota)
     }
 
     /// Forgets, if it is time to, the peers that were not heard of for that long, in a commit of its own.
@@ -205,6 +230,13 @@ impl Channel {
         let opened = match &mut self.store {
             Some(opened) => opened,
             closed => {
+                if let Some(site_id) = &self.unmade {
+                    match store.create(&self.name, site_id) {
+                        // It was made after all, and somebody was told of an error.
+                        Ok(()) | Err(StoreError::Exists { .. }) => self.unmade = None,
+                        Err(e) => return Err(e),
+                    }
+                }
                 let opened = store.open(&self.name)?;
                 let version = opened.head().version;
                 if version > self.version {
@@ -217,6 +249,14 @@ impl Channel {
         };
         Ok(opened.as_mut())
     }
+}
+
+/// 16 bytes that nobody else has, as upper-case hex.
+fn derived_site_id(seed: &str, channel: &str) -> String {
+    let mut hash = digest::Context::new(&digest::SHA256);
+    hash.update(seed.as_bytes());
+    hash.update(channel.as_bytes());
+    hash.finish().as_ref()[..16].iter().map(|byte| format!("{byte:02X}")).collect()
 }
 
 #[cfg(test)]

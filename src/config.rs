@@ -4,12 +4,15 @@
 //! or out of bounds is an error that names the setting and where it came from.
 
 use std::collections::HashSet;
-use std::fmt::Write;
+use std::fmt::{Display, Write};
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::sync::Arc;
 
 use causeway_storage::{Durability, KeyFormat, Schema, StoreOptions};
 
+use crate::limits::address::Network;
+use crate::limits::origin::Origin;
 use crate::logging::LogFormat;
 
 /// What precedes a setting's name, in upper case, in the environment.
@@ -83,6 +86,8 @@ const ANY: std::ops::RangeInclusive<u64> = 0..=u64::MAX;
 const SOME: std::ops::RangeInclusive<u64> = 1..=u64::MAX;
 /// A time: at least a millisecond, at most a year.
 const TIME: std::ops::RangeInclusive<u64> = 1..=365 * 86_400_000;
+/// A rate; 0 is no limit.
+const RATE: std::ops::RangeInclusive<u64> = 0..=1 << 40;
 /// A number of threads; 0 leaves it to the server.
 const THREADS: std::ops::RangeInclusive<u64> = 0..=1024;
 
@@ -168,6 +173,44 @@ settings! {
     drain_timeout_ms: u64 = 10_000, TIME;
     /// The most connections; more are answered 503.
     max_connections: usize = 100_000, SOME;
+    /// The most connections of one address; more are answered 429. 0: no limit.
+    max_connections_per_ip: usize = 10_000, ANY;
+    /// The most connections of one subject of tokens; more are answered 429. 0: no limit.
+    max_connections_per_subject: usize = 1_000, ANY;
+    /// The most connections of one channel; more are answered 503. 0: no limit.
+    max_connections_per_channel: usize = 10_000, ANY;
+    /// New connections a second; ten seconds' worth may come at once, as with all rates. More are answered 429. 0: no limit.
+    max_new_connections_per_s: u64 = 5_000, RATE;
+    /// New connections a second of one address. 0: no limit.
+    max_new_connections_per_ip_per_s: u64 = 1_000, RATE;
+    /// How many bits of an IPv6 address tell one client from another.
+    ipv6_prefix: u8 = 64, 1..=128;
+    /// Proxies that are believed which address they serve (`X-Forwarded-For`), as addresses or ranges such as 10.0.0.0/8.
+    trusted_proxies: List<Network> = List(Vec::new()), ANY;
+    /// Web pages that may connect, as https://app.example.com or https://*.example.com; none: any. Others are answered 403.
+    allowed_origins: List<Origin> = List(Vec::new()), ANY;
+
+    /// Messages (and control frames, and fragments) a second of one connection; more are answered `rate_limited`. 0: no limit.
+    max_messages_per_s: u64 = 10_000, RATE;
+    /// Bytes of messages a second of one connection. 0: no limit.
+    max_bytes_per_s: u64 = 32 << 20, RATE;
+    /// Changes a second of one connection. 0: no limit.
+    max_changes_per_s: u64 = 50_000, RATE;
+    /// Messages a second of all connections of one subject of tokens together. 0: no limit.
+    max_subject_messages_per_s: u64 = 50_000, RATE;
+    /// Bytes of messages a second of one subject. 0: no limit.
+    max_subject_bytes_per_s: u64 = 128 << 20, RATE;
+    /// Changes a second of one subject. 0: no limit.
+    max_subject_changes_per_s: u64 = 200_000, RATE;
+    /// Messages of a connection that may be answered `rate_limited` in a minute; one more closes it with 1008. 0: any number.
+    max_rate_limited_per_min: u64 = 100, RATE;
+
+    /// The most channels; an update that would make another is answered `quota_exceeded`. 0: no limit.
+    max_channels: usize = 100_000, ANY;
+    /// The most bytes of a channel's names and values, and 64 for each cell; what would make it larger is answered `quota_exceeded`. 0: no limit.
+    max_channel_bytes: u64 = 1 << 30, ANY;
+    /// The most rows of a channel's crdt_changes, which are cells: a deleted row keeps one. 0: no limit.
+    max_channel_rows: u64 = 10_000_000, ANY;
 
     /// Writer threads; 0 means twice the number of cores, and at least 4. Commits of different shards wait for the disk together.
     shards: usize = 0, THREADS;
@@ -243,6 +286,9 @@ impl Config {
                 toml::Value::String(s) => s,
                 toml::Value::Integer(i) => i.to_string(),
                 toml::Value::Boolean(b) => b.to_string(),
+                toml::Value::Array(items) if items.iter().all(toml::Value::is_str) => {
+                    items.iter().filter_map(toml::Value::as_str).collect::<Vec<_>>().join(",")
+                }
                 other => {
                     return Err(failed(format!("{name}: {} is not a value for a setting", other.type_str())));
                 }
@@ -366,7 +412,7 @@ macro_rules! number {
         }
     )+ };
 }
-number!(u32, u64, usize);
+number!(u8, u32, u64, usize);
 
 impl Kind for bool {
     const IS_SWITCH: bool = true;
@@ -431,6 +477,22 @@ impl Kind for LogFormat {
     }
 }
 
+/// Several values of a kind: an array in a file, with commas between them elsewhere.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct List<T>(pub Vec<T>);
+
+impl<T: FromStr<Err = String> + Display> Kind for List<T> {
+    fn parse(value: &str, _: std::ops::RangeInclusive<u64>) -> Result<Self, String> {
+        let items = value.split(',').map(str::trim).filter(|item| !item.is_empty());
+        items.map(str::parse).collect::<Result<_, _>>().map(List)
+    }
+
+    fn toml(&self) -> String {
+        let items = self.0.iter().map(|item| toml::Value::String(item.to_string()));
+        toml::Value::Array(items.collect()).to_string()
+    }
+}
+
 impl Kind for Durability {
     fn parse(value: &str, _: std::ops::RangeInclusive<u64>) -> Result<Self, String> {
         value.parse()
@@ -474,6 +536,8 @@ mod tests {
             (&[], &[("auth_issuer", "us")], "auth_issuer"),
             (&[("CAUSEWAY_AUTH_AUDIENCE", "us")], &[], "auth_audience"),
             (&[], &[("auth_leeway_s", "601")], "--auth-leeway-s"),
+            (&[], &[("trusted_proxies", "10.0.0.0/8,me")], "--trusted-proxies"),
+            (&[], &[("allowed_origins", "example.com")], "--allowed-origins"),
         ] {
             assert!(load(env, flags).unwrap_err().to_string().contains(name));
         }
@@ -515,6 +579,8 @@ mod tests {
             insecure_no_auth: true,
             auth_hs256_secret_file: Some("secret".into()),
             auth_issuer: Some("us".into()),
+            trusted_proxies: List(vec!["10.0.0.0/8".parse().unwrap(), "::1".parse().unwrap()]),
+            allowed_origins: List(vec!["https://*.example.com".parse().unwrap()]),
             ..set
         };
         for config in [set, Config::default()] {

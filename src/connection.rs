@@ -19,6 +19,8 @@ use tokio::time::{Instant, MissedTickBehavior};
 use crate::auth::Denied;
 use crate::ending::{Ending, Reason};
 use crate::fanout::Pending;
+use crate::limits::Limit;
+use crate::limits::meter::{Limited, Meter};
 use crate::metrics::{AuthAt, MessageType};
 use crate::outbox::{Outbox, PageStart, TAKE_MAX_SLABS as WRITE_SLABS, Taken};
 use crate::page::PageLimits;
@@ -37,6 +39,9 @@ const READ_BYTES: usize = 64 * 1024;
 
 /// Messages above this, in bytes, are decoded on a thread that may block: 256 KiB take about half a millisecond.
 const DECODE_INLINE_MAX_BYTES: usize = 256 * 1024;
+
+/// When a pull is worth a try again that was one too many, in milliseconds.
+const PULLS_RETRY_AFTER_MS: u64 = 1_000;
 
 /// What a connection runs over: a socket, or a simulated network's.
 pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send + Sync + 'static {}
@@ -71,7 +76,7 @@ pub async fn serve(relay: Arc<Relay>, io: impl Stream, received: Bytes, member: 
     let heard = LastHeard::new();
     let mut writer = pin!(write_loop(&relay, &member, &mut write, &heard, &life.traffic));
     let first = {
-        let reader = Reader::new(&relay, &member, &mut read, &heard, &life.traffic);
+        let reader = Reader::new(&relay, &member, &mut read, &heard, &life);
         tokio::select! {
             biased;
             written = &mut writer => Err(written),
@@ -132,6 +137,7 @@ struct Reader<'c, R> {
     frames: FrameCollector,
     heard: &'c LastHeard,
     traffic: &'c Traffic,
+    meter: Meter<'c>,
     /// When what is being taken was read.
     received: Instant,
     /// What has been read and not yet been handed over: all that came with one read is handed over together.
@@ -144,10 +150,19 @@ impl<'c, R: AsyncRead + Unpin> Reader<'c, R> {
         member: &'c Member,
         io: &'c mut R,
         heard: &'c LastHeard,
-        traffic: &'c Traffic,
+        life: &'c Life<'c>,
     ) -> Self {
-        let frames = FrameCollector::new(relay.config.max_message_bytes);
-        Reader { relay, member, io, frames, heard, traffic, received: Instant::now(), jobs: Vec::new() }
+        Reader {
+            relay,
+            member,
+            io,
+            frames: FrameCollector::new(relay.config.max_message_bytes),
+            heard,
+            traffic: &life.traffic,
+            meter: Meter::new(&relay.limits, life.origin.place.subject.as_ref()),
+            received: Instant::now(),
+            jobs: Vec::new(),
+        }
     }
 
     /// Reads until the client closes, breaks a rule, or the server drains.
@@ -171,7 +186,9 @@ impl<'c, R: AsyncRead + Unpin> Reader<'c, R> {
                     return Ok(Ending::CLIENT_ENDED);
                 },
             }
+            // The clock is read once a read, for all.
             self.received = self.heard.now();
+            self.meter.read(self.received);
         }
     }
 
@@ -179,13 +196,20 @@ impl<'c, R: AsyncRead + Unpin> Reader<'c, R> {
     async fn take_all(&mut self) -> Option<Ending> {
         loop {
             match self.frames.next_event() {
-                Ok(None) => return None,
+                // Fragments that end no message, and cost as much as messages.
+                Ok(None) => return self.take_frames(0).err().and_then(|limited| self.limited(limited, None)),
                 Ok(Some(Event::Message { payload, .. })) => {
                     if let Some(end) = self.message(payload).await {
                         return Some(end);
                     }
                 }
                 Ok(Some(Event::Ping(payload))) => {
+                    if let Err(limited) = self.take_frames(payload.len()) {
+                        match self.limited(limited, None) {
+                            Some(end) => return Some(end),
+                            None => continue,
+                        }
+                    }
                     let mut pong = Vec::new();
                     frame::write(OpCode::Pong, &payload, &mut pong);
                     self.member.outbox.reply(pong.into());
@@ -194,7 +218,10 @@ impl<'c, R: AsyncRead + Unpin> Reader<'c, R> {
                 Ok(Some(Event::Close(code))) => return Some(Ending::client_closed(code)),
                 Err(broken) => {
                     match broken.code {
-                        close::TOO_LARGE => self.refuse(&Refusal::new(Code::TooLarge, broken.reason)),
+                        close::TOO_LARGE => {
+                            self.relay.metrics.limited(Limit::MessageBytes);
+                            self.refuse(&Refusal::new(Code::TooLarge, broken.reason));
+                        }
                         close::NOT_UTF8 => self.refuse(&Refusal::new(Code::Malformed, broken.reason)),
                         _ => {}
                     }
@@ -208,7 +235,18 @@ impl<'c, R: AsyncRead + Unpin> Reader<'c, R> {
         self.relay.metrics.received_bytes(payload.len());
         self.traffic.messages_in.add(1);
         self.traffic.bytes_in.add(payload.len());
-        let incoming = match self.decode(payload).await {
+        let taken = self.take_frames(payload.len());
+        let decoded = self.decode(payload).await;
+        if let Err(limited) = taken {
+            // It was read to say which update is to be sent again.
+            let received = match decoded {
+                Ok(Incoming::Update(update)) => Some(update.version),
+                Ok(_) => None,
+                Err(refusal) => refusal.received,
+            };
+            return self.limited(limited, received);
+        }
+        let incoming = match decoded {
             Ok(incoming) => incoming,
             Err(refusal) => return self.bad_message(&refusal),
         };
@@ -216,10 +254,13 @@ impl<'c, R: AsyncRead + Unpin> Reader<'c, R> {
             Incoming::Update(update) => {
                 self.relay.metrics.received(MessageType::Update, update.len());
                 self.traffic.changes_in.add(update.len());
+                if let Err(limited) = self.meter.take_changes(update.len()) {
+                    return self.limited(limited, Some(update.version));
+                }
                 if !self.member.session.may_write() {
-                    let message = "the token grants only reading in this channel".into();
-                    let received = Some(update.version);
-                    return self.bad_message(&Refusal { code: Code::Forbidden, message, received });
+                    let refusal =
+                        Refusal::new(Code::Forbidden, "the token grants only reading in this channel");
+                    return self.bad_message(&refusal.of_update(update.version));
                 }
                 let bytes = update.memory_bytes();
                 let permit = match self.member.shard.try_reserve(bytes) {
@@ -236,7 +277,8 @@ impl<'c, R: AsyncRead + Unpin> Reader<'c, R> {
             Incoming::Pull { version } => {
                 self.relay.metrics.received(MessageType::Pull, 0);
                 if let Err(e) = self.member.outbox.pull(version) {
-                    self.refuse(&Refusal::new(Code::RateLimited, e.to_string()));
+                    let refusal = Refusal::new(Code::RateLimited, e.to_string());
+                    self.refuse(&Refusal { retry_after_ms: Some(PULLS_RETRY_AFTER_MS), ..refusal });
                 }
                 self.member.outbox.good_message();
             }
@@ -276,7 +318,26 @@ impl<'c, R: AsyncRead + Unpin> Reader<'c, R> {
         decoded.await.unwrap_or_else(|_| Err(Refusal::new(Code::ShuttingDown, "the server is going away")))
     }
 
+    /// Charges what was taken since it last was.
+    fn take_frames(&mut self, bytes: usize) -> Result<(), Limited> {
+        match self.frames.take_count() {
+            0 => Ok(()),
+            frames => self.meter.take(frames, bytes),
+        }
+    }
+
+    /// Refuses what is beyond a rate; nothing of it is applied. Who goes on all the same is closed.
+    fn limited(&mut self, limited: Limited, received: Option<u64>) -> Option<Ending> {
+        let message = format!("too much in too short a time ({})", limited.limit);
+        let refusal = Refusal::new(Code::RateLimited, message);
+        self.refuse(&Refusal { received, retry_after_ms: Some(limited.retry_after_ms()), ..refusal });
+        self.meter.refused(limited).then_some(Ending::RATE_LIMITED)
+    }
+
     fn bad_message(&mut self, refusal: &Refusal) -> Option<Ending> {
+        if refusal.code == Code::TooManyChanges {
+            self.relay.metrics.limited(Limit::UpdateChanges);
+        }
         self.refuse(refusal);
         self.member.outbox.bad_message().then_some(Ending::BAD_MESSAGES)
     }

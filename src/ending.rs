@@ -37,6 +37,8 @@ reasons! {
     TooLarge = "too_large";
     /// `max_bad_messages` came in a row.
     BadMessages = "bad_messages";
+    /// `max_rate_limited_per_min` messages were refused for their rate, and more came.
+    RateLimited = "rate_limited";
     /// Its token expired.
     TokenExpired = "token_expired";
     /// The key of its token is no longer among the server's.
@@ -58,8 +60,8 @@ reasons! {
 reasons! {
     /// Why an accepted connection was given up before it had asked for anything.
     Refused:
-    /// `max_connections` were open.
-    MaxConnections = "max_connections";
+    /// Over a limit of connections: `causeway_limited_total` says which.
+    OverLimit = "over_limit";
     /// No whole request came within `handshake_timeout`.
     HandshakeTimeout = "handshake_timeout";
     /// What came was no HTTP, or ended in the middle of it.
@@ -85,6 +87,13 @@ impl Ending {
     /// `max_bad_messages` came.
     pub const BAD_MESSAGES: Ending =
         Ending { reason: Reason::BadMessages, code: close::POLICY, text: "too many bad messages in a row" };
+
+    /// Too many messages were refused for their rate.
+    pub const RATE_LIMITED: Ending = Ending {
+        reason: Reason::RateLimited,
+        code: close::POLICY,
+        text: "too many messages were sent that were rate_limited",
+    };
 
     /// Its token expired.
     pub const TOKEN_EXPIRED: Ending =

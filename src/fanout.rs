@@ -5,10 +5,11 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use causeway_storage::Outcome;
+use causeway_storage::{Excess, Outcome};
 use tokio::time::Instant;
 
 use crate::ending::Ending;
+use crate::limits::Limit;
 use crate::metrics::Metrics;
 use crate::outbox::{Delivery, Outbox};
 use crate::protocol::encode::Encoder;
@@ -132,13 +133,24 @@ impl<'c> Fanout<'c> {
                 Outcome::Refused { index: change, field, max } => {
                     flush_acks(&mut acks, version, &mut deliveries);
                     one_too_many |= sender.bad_message();
-                    let refusal = Refusal {
-                        code: Code::InvalidChange,
-                        message: format!(
-                            "changes[{change}].{field}: too far ahead, here it is at most {max}"
-                        ),
-                        received: Some(self.pending[index].update.version),
+                    let message =
+                        format!("changes[{change}].{field}: too far ahead, here it is at most {max}");
+                    let refusal = Refusal::new(Code::InvalidChange, message)
+                        .of_update(self.pending[index].update.version);
+                    self.metrics.refused(refusal.code);
+                    deliveries.push(Delivery::Error { frame: self.encoder.error_frame(&refusal) });
+                }
+                Outcome::OverQuota(excess) => {
+                    flush_acks(&mut acks, version, &mut deliveries);
+                    let (what, limit) = match excess {
+                        Excess::Cells => ("rows", Limit::ChannelRows),
+                        Excess::Bytes => ("bytes", Limit::ChannelBytes),
                     };
+                    let message =
+                        format!("the channel has as many {what} as it may ({limit}); delete some first");
+                    let refusal = Refusal::new(Code::QuotaExceeded, message)
+                        .of_update(self.pending[index].update.version);
+                    self.metrics.limited(limit);
                     self.metrics.refused(refusal.code);
                     deliveries.push(Delivery::Error { frame: self.encoder.error_frame(&refusal) });
                 }

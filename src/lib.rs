@@ -17,6 +17,7 @@
 //! | [`page`] | what a client missed, a bounded piece at a time |
 //! | [`work`] | where work runs that may block |
 //! | [`backup`] | backup and restore |
+//! | [`limits`] | what one client may take of what all share |
 //! | [`schema_file`] | the application's schema, as a file, and the last one of a data directory |
 //! | [`config`], [`metrics`], [`unavailable`] | every setting; every count; channels whose store fails |
 //! | [`logging`], [`ending`], [`request_id`] | the log; why connections end; what ties lines together |
@@ -32,6 +33,7 @@ pub mod connection;
 pub mod draining;
 pub mod ending;
 pub mod fanout;
+pub mod limits;
 pub mod logging;
 pub mod metrics;
 pub mod outbox;

@@ -144,8 +144,7 @@ async fn run(config: Config, schema: Option<Arc<Schema>>, tls: Option<Arc<Tls>>)
             false
         }
     };
-    let relay =
-        server.open(store.clone(), schema.clone()).map_err(|e| format!("cannot start a thread: {e}"))?;
+    let relay = server.open(store.clone(), schema.clone()).map_err(|e| format!("cannot start: {e}"))?;
     let commands = Commands::new(store.clone(), backend, relay);
     let control = if backend.persistent {
         let started = Control::start(&config.data, commands.clone());

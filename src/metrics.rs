@@ -21,6 +21,7 @@ use tokio::time::Instant;
 use crate::auth::Denied;
 use crate::config::Config;
 use crate::ending::{Reason, Refused};
+use crate::limits::Limit;
 use crate::protocol::Code;
 use crate::tls::HandshakeFailure;
 use crate::unavailable::{Unavailable, Use};
@@ -42,6 +43,11 @@ struct TypeLabel {
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct OutcomeLabel {
     outcome: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct LimitLabel {
+    limit: &'static str,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -191,6 +197,7 @@ pub struct Metrics {
     sessions_ended: Family<ReasonLabel, Counter>,
     auth_keys: Gauge,
     auth_keys_stale: Gauge,
+    limited: Vec<Counter>,
     merge_errors: Counter,
     storage_errors: [Counter; StoreError::KINDS.len()],
     unavailable: Unavailable,
@@ -293,6 +300,8 @@ impl Default for Metrics {
         for reason in [Denied::Expired, Denied::Revoked].map(Denied::as_str) {
             drop(sessions_ended.get_or_create(&ReasonLabel { reason }));
         }
+        let limited = Family::<LimitLabel, Counter>::default();
+        r.register("limited", "Refusals of what is over a limit, by the limit's setting", limited.clone());
         let merged = Family::<OutcomeLabel, Counter>::default();
         r.register("changes_merged", "Changes merged, by outcome", merged.clone());
         let storage_errors = Family::<KindLabel, Counter>::default();
@@ -364,6 +373,10 @@ impl Default for Metrics {
                 "auth_keys_stale",
                 "1 if a file of keys has changed and cannot be taken: the keys of before are in use",
             ),
+            limited: Limit::ALL
+                .iter()
+                .map(|limit| limited.get_or_create(&LimitLabel { limit: limit.setting() }).clone())
+                .collect(),
             merge_errors: counter(r, "merge_errors", "Updates that the store could not keep"),
             storage_errors: StoreError::KINDS
                 .map(|kind| storage_errors.get_or_create(&KindLabel { kind }).clone()),
@@ -632,6 +645,11 @@ impl Metrics {
         self.auth_keys_stale.set(stale.into());
     }
 
+    /// Something was refused that is over a limit.
+    pub fn limited(&self, limit: Limit) {
+        self.limited[limit as usize].inc();
+    }
+
     /// The store has failed a channel. The first failure is logged, those after it are counted: on a full disk the log is
     /// not to grow with every update.
     pub fn storage_failed(&self, channel: &str, using: Use, error: &StoreError) {
@@ -655,7 +673,7 @@ impl Metrics {
     pub fn committed(&self, changes: usize, took: Duration, outcomes: &[Outcome]) {
         let merged = outcomes.iter().map(|outcome| match outcome {
             Outcome::Merged { winners, .. } => winners.len(),
-            Outcome::Refused { .. } => 0,
+            Outcome::Refused { .. } | Outcome::OverQuota(_) => 0,
         });
         let won: usize = merged.sum();
         self.won.inc_by(won as u64);

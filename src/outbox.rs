@@ -114,6 +114,8 @@ pub struct PageStart {
     pub from: Position,
     /// The version that is complete before it.
     pub complete: u64,
+    /// Whether the channel is known to have a version. Else it may not have been made yet.
+    pub has_versions: bool,
 }
 
 /// What a page reader found.

@@ -42,7 +42,7 @@ pub fn read_page(
         })?
         .version;
     if start.from.version > version {
-        let beginning = PageStart { from: Position::default(), complete: 0 };
+        let beginning = PageStart { from: Position::default(), complete: 0, ..start };
         return read_page(reader, beginning, limits);
     }
     end.tail = (!full).then_some(version);
@@ -86,7 +86,14 @@ impl Readers {
         let (idle, removals) = self.take_idle(channel);
         let mut reader = match idle {
             Some(reader) => reader,
-            None => self.store.reader(channel)?,
+            None => match self.store.reader(channel) {
+                // Nobody has sent it anything yet. If somebody does now, the cursor finds that out.
+                Err(StoreError::Missing { .. }) if !start.has_versions => {
+                    let end = PageEnd { next: Position::default(), complete: 0, tail: Some(0) };
+                    return Ok((PageEncoder::default(), end));
+                }
+                opened => opened?,
+            },
         };
         let page = read_page(reader.as_mut(), start, limits)?;
         let mut state = self.state();

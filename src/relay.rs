@@ -10,6 +10,7 @@ use crate::auth::Session;
 use crate::config::Config;
 use crate::draining::Draining;
 use crate::ending::Ending;
+use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::outbox::{Outbox, OutboxLimits};
 use crate::page::Readers;
@@ -28,6 +29,8 @@ pub struct Relay {
     pub schema: Option<Arc<Schema>>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    /// What clients may take.
+    pub limits: Arc<Limits>,
     /// The threads that commit.
     pub shards: Shards,
     /// Whether the server drains.
@@ -41,6 +44,17 @@ pub struct Relay {
     /// A permit for each member: when all are back, nobody is connected.
     members: Arc<Semaphore>,
     last_connection: AtomicU64,
+}
+
+/// Why a connection cannot follow a channel.
+#[derive(Debug, thiserror::Error)]
+pub enum JoinError {
+    /// It has as many connections as it may.
+    #[error("the channel has max_connections_per_channel")]
+    Full,
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
 }
 
 /// A connection's membership of its channel. It leaves when it is told to, or when this is dropped.
@@ -66,14 +80,16 @@ impl Relay {
         schema: Option<Arc<Schema>>,
         store: Arc<dyn ChangeStore>,
         metrics: Arc<Metrics>,
+        limits: Arc<Limits>,
         work: Work,
     ) -> std::io::Result<Self> {
         Ok(Relay {
-            shards: Shards::start(&config, &store, &metrics, &work)?,
+            shards: Shards::start(&config, &store, &metrics, &limits, &work)?,
             readers: Arc::new(Readers::new(store, config.page_readers)),
             page_permits: Arc::new(Semaphore::new(config.page_readers)),
             work,
             metrics,
+            limits,
             config,
             schema,
             draining: Draining::default(),
@@ -92,7 +108,7 @@ impl Relay {
 
     /// Makes a connection a follower of the channel, which is opened, or made, if need be. From here on the outbox
     /// fills, its greeting first.
-    pub async fn join(&self, channel: &str, session: Session) -> Result<Member, StoreError> {
+    pub async fn join(&self, channel: &str, session: Session) -> Result<Member, JoinError> {
         let limits = OutboxLimits {
             max_bytes: self.config.outbox_max_bytes,
             max_reply_bytes: self.config.max_reply_bytes,

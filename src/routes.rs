@@ -9,31 +9,32 @@ use causeway_storage::{StoreError, names};
 use http_body_util::Full;
 use hyper::body::Incoming as Body;
 use hyper::header::{
-    CONTENT_TYPE, HeaderValue, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, WWW_AUTHENTICATE,
+    CONTENT_TYPE, HeaderValue, RETRY_AFTER, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, WWW_AUTHENTICATE,
 };
 use hyper::upgrade::Upgraded;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use percent_encoding::percent_decode_str;
-use tokio::sync::OwnedSemaphorePermit;
 use tracing::Instrument;
 
 use crate::auth::{self, Auth, Denied, Grant, Session};
 use crate::connection::{self, Origin, Stream};
+use crate::limits::{Admission, ClientPlace, Limit, Limits, Refused};
 use crate::metrics::{AuthAt, Metrics, Now};
 use crate::protocol::Code;
-use crate::relay::Relay;
+use crate::relay::{JoinError, Relay};
 use crate::request_id::{RequestId, X_REQUEST_ID};
 
 type Answer = Response<Full<Bytes>>;
 
 /// What requests are answered from.
-#[derive(Default)]
 pub struct Routes {
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// The keys, where clients have to show tokens.
     pub auth: Option<Arc<Auth>>,
+    /// What clients may take.
+    pub limits: Arc<Limits>,
     /// The relay, once there is a store.
     pub relay: OnceLock<Arc<Relay>>,
 }
@@ -75,37 +76,30 @@ impl Routes {
     }
 }
 
-/// Answers one request of a connection over an `S` from `peer`; `hold` lives as long as the WebSocket that it becomes.
+/// Answers one request of a connection over an `S` from `peer`; `admission` lives as long as the WebSocket that it becomes.
 pub async fn answer<S: Stream>(
     routes: Arc<Routes>,
     request: Request<Body>,
     peer: SocketAddr,
-    hold: Arc<OwnedSemaphorePermit>,
+    admission: Arc<Admission>,
 ) -> Result<Answer, Infallible> {
     let id = RequestId::of(request.headers());
     // Never the query: it may hold a token.
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    let origin = Origin { peer, request: id.clone() };
-    let mut answer = route::<S>(&routes, request, origin, hold).await;
+    let origin = Origin { peer, request: id.clone(), admission, place: ClientPlace::default() };
+    let mut answer = route::<S>(&routes, request, origin).await;
     routes.metrics.answered(answer.status());
     tracing::debug!(request = %id, %peer, %method, ?path, status = answer.status().as_u16(), "answered");
     answer.headers_mut().insert(X_REQUEST_ID, id.header());
     Ok(answer)
 }
 
-async fn route<S: Stream>(
-    routes: &Routes,
-    request: Request<Body>,
-    origin: Origin,
-    hold: Arc<OwnedSemaphorePermit>,
-) -> Answer {
+async fn route<S: Stream>(routes: &Routes, request: Request<Body>, origin: Origin) -> Answer {
     let relay = routes.relay.get().cloned();
     let upgrade = fastwebsockets::upgrade::is_upgrade_request(&request);
     match request.uri().path() {
         "/" | "/sync" | "/ws" if upgrade => match relay {
-            Some(relay) if !relay.draining.has_begun() => {
-                connect::<S>(routes, relay, request, origin, hold).await
-            }
+            Some(relay) if !relay.draining.has_begun() => connect::<S>(routes, relay, request, origin).await,
             Some(_) => problem(StatusCode::SERVICE_UNAVAILABLE, "shutting_down", "the server is going away"),
             None => problem(StatusCode::SERVICE_UNAVAILABLE, "storage", "the server is starting"),
         },
@@ -141,8 +135,7 @@ async fn connect<S: Stream>(
     routes: &Routes,
     relay: Arc<Relay>,
     mut request: Request<Body>,
-    origin: Origin,
-    hold: Arc<OwnedSemaphorePermit>,
+    mut origin: Origin,
 ) -> Answer {
     let bad = |message: &str| problem(StatusCode::BAD_REQUEST, "malformed", message);
     if *request.method() != Method::GET {
@@ -152,6 +145,9 @@ async fn connect<S: Stream>(
         Ok(grant) => grant,
         Err(denied) => return routes.denied(denied),
     };
+    if !relay.limits.allows_origin(request.headers()) {
+        return problem(StatusCode::FORBIDDEN, "forbidden", "this web page may not connect here");
+    }
     let channel = match channel_of(request.uri().query()) {
         Ok(channel) => channel,
         Err(message) => return bad(&message),
@@ -171,10 +167,19 @@ async fn connect<S: Stream>(
         }
         Err(e) => return bad(&e.to_string()),
     };
+    match relay.limits.admit_client(&origin.admission, request.headers(), session.subject()) {
+        Ok(place) => origin.place = place,
+        Err(refused) => return too_many(&refused),
+    }
     let member = match relay.join(&channel, session).await {
         Ok(member) => member,
-        Err(StoreError::BadName { .. }) => return bad("channel: not a channel name"),
-        Err(_) => {
+        Err(JoinError::Store(StoreError::BadName { .. })) => return bad("channel: not a channel name"),
+        Err(JoinError::Full) => {
+            relay.metrics.limited(Limit::ConnectionsPerChannel);
+            let message = "the channel has as many connections as it may; come back later";
+            return problem(StatusCode::SERVICE_UNAVAILABLE, "quota_exceeded", message);
+        }
+        Err(JoinError::Store(_)) => {
             return problem(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "storage",
@@ -184,7 +189,6 @@ async fn connect<S: Stream>(
     };
     let span = tracing::debug_span!("connection", id = member.outbox.id(), request = %origin.request);
     let serve = async move {
-        let _hold = hold;
         match upgraded.await {
             Ok(socket) => match socket.into_inner().into_inner().downcast::<TokioIo<S>>() {
                 Ok(parts) => {
@@ -259,6 +263,24 @@ fn text(status: StatusCode, body: impl Into<Bytes>) -> Answer {
 fn problem(status: StatusCode, code: &str, message: &str) -> Answer {
     let body = serde_json::json!({ "code": code, "message": message }).to_string();
     with_type(status, "application/json", body.into())
+}
+
+/// The answer to a client that is, or makes, one connection too many.
+fn too_many(refused: &Refused) -> Answer {
+    let (code, message, retry_after_s) = match refused {
+        Refused::Full(limit) => ("quota_exceeded", format!("too many connections ({limit})"), 1),
+        Refused::TooFast(limited) => {
+            let limit = limited.limit;
+            (
+                "rate_limited",
+                format!("too many new connections ({limit})"),
+                limited.retry_after_ms().div_ceil(1_000),
+            )
+        }
+    };
+    let mut answer = problem(StatusCode::TOO_MANY_REQUESTS, code, &message);
+    answer.headers_mut().insert(RETRY_AFTER, retry_after_s.into());
+    answer
 }
 
 fn with_type(status: StatusCode, kind: &'static str, body: Bytes) -> Answer {

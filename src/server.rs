@@ -4,7 +4,7 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use causeway_storage::{ChangeStore, Schema};
@@ -13,13 +13,13 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use crate::auth::{Auth, AuthError};
 use crate::config::Config;
 use crate::connection::Stream;
 use crate::ending::Refused;
+use crate::limits::{self, Admission, Limit, Limits};
 use crate::logging::{self, Lines};
 use crate::metrics::Metrics;
 use crate::relay::Relay;
@@ -44,6 +44,10 @@ static ACCEPT_LINES: Lines = Lines::new(1);
 
 /// What a client beyond `max_connections` is told.
 const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+
+/// What a client is told whose address has too many connections, or makes them too fast.
+const TOO_MANY: &[u8] =
+    b"HTTP/1.1 429 Too Many Requests\r\nretry-after: 1\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
 
 /// Where connections come from: a socket, or a simulated network's.
 pub trait Listener: Sync {
@@ -99,7 +103,6 @@ pub struct Server {
     work: Work,
     tls: Option<Arc<Tls>>,
     routes: Arc<Routes>,
-    connections: Arc<Semaphore>,
 }
 
 impl Server {
@@ -121,15 +124,11 @@ impl Server {
 
     /// A server whose connections come from any [`Listener`]; without `auth`, whoever comes may do everything.
     pub fn new(config: &Config, auth: Option<Arc<Auth>>, tls: Option<Arc<Tls>>, work: Work) -> Arc<Self> {
-        let routes = Arc::new(Routes { auth, ..Routes::default() });
-        routes.metrics.describe(config);
-        Arc::new(Server {
-            config: config.clone(),
-            work,
-            tls,
-            routes,
-            connections: Arc::new(Semaphore::new(config.max_connections.min(Semaphore::MAX_PERMITS))),
-        })
+        let metrics = Arc::<Metrics>::default();
+        metrics.describe(config);
+        let limits = Limits::new(config.into(), metrics.clone());
+        let routes = Arc::new(Routes { metrics, auth, limits, relay: OnceLock::new() });
+        Arc::new(Server { config: config.clone(), work, tls, routes })
     }
 
     /// The keys, where clients have to show tokens.
@@ -139,8 +138,9 @@ impl Server {
 
     /// Begins to serve clients over the store, and gives the relay; with a schema, they may change its tables only.
     pub fn open(&self, store: Arc<dyn ChangeStore>, schema: Option<Arc<Schema>>) -> io::Result<Arc<Relay>> {
-        let metrics = self.metrics();
-        let relay = Arc::new(Relay::start(self.config.clone(), schema, store, metrics, self.work.clone())?);
+        let (metrics, limits) = (self.metrics(), self.routes.limits.clone());
+        let relay = Relay::start(self.config.clone(), schema, store, metrics, limits, self.work.clone());
+        let relay = Arc::new(relay?);
         // Nobody else sets it.
         let _ = self.routes.relay.set(relay.clone());
         Ok(relay)
@@ -154,6 +154,11 @@ impl Server {
     /// What is counted.
     pub fn metrics(&self) -> Arc<Metrics> {
         self.routes.metrics.clone()
+    }
+
+    /// The limits, whose settings may be replaced while the server runs.
+    pub fn limits(&self) -> &Arc<Limits> {
+        &self.routes.limits
     }
 
     /// Serves until `stop` is ready, then drains: no new clients, what was accepted is committed and acked, every
@@ -188,36 +193,36 @@ impl Server {
     }
 
     fn accepted<S: Stream>(self: Arc<Self>, mut stream: S, peer: SocketAddr) {
-        let Ok(permit) = self.connections.clone().try_acquire_owned() else {
-            self.routes.metrics.refused_connection(Refused::MaxConnections);
-            if ACCEPT_LINES.take(|missing| tracing::warn!(missing, "{}", logging::MISSING)) {
-                tracing::warn!(%peer, "refused a connection: max_connections are open; raise it, or find who opens them");
-            }
-            if self.tls.is_some() {
-                // It would take a handshake to say so, which is what there is too much of.
+        let refused = match self.routes.limits.admit(peer.ip()) {
+            Ok(admission) => {
+                tokio::spawn(self.serve(stream, peer, Arc::new(admission)));
                 return;
             }
-            // It is writable at once, so this task is gone at once.
-            tokio::spawn(async move { drop(stream.write_all(FULL).await) });
-            return;
+            Err(refused) => refused,
         };
-        tokio::spawn(self.serve(stream, peer, Arc::new(permit)));
+        self.routes.metrics.refused_connection(Refused::OverLimit);
+        let limit = refused.limit();
+        if ACCEPT_LINES.take(|missing| tracing::warn!(missing, "{}", logging::MISSING)) {
+            tracing::warn!(%peer, %limit, "refused a connection: raise the limit, or find who opens them");
+        }
+        if self.tls.is_some() {
+            // It would take a handshake to say so, which is what there is too much of.
+            return;
+        }
+        let answer = if refused == limits::Refused::Full(Limit::Connections) { FULL } else { TOO_MANY };
+        // It is writable at once, so this task is gone at once.
+        tokio::spawn(async move { drop(stream.write_all(answer).await) });
     }
 
     /// Serves a connection until it becomes a WebSocket or ends. TLS and the first request's head have one deadline.
-    async fn serve<S: Stream>(
-        self: Arc<Self>,
-        stream: S,
-        peer: SocketAddr,
-        permit: Arc<OwnedSemaphorePermit>,
-    ) {
+    async fn serve<S: Stream>(self: Arc<Self>, stream: S, peer: SocketAddr, admission: Arc<Admission>) {
         let deadline = Instant::now() + Duration::from_millis(self.config.handshake_timeout_ms);
-        let Some(tls) = &self.tls else { return self.serve_http(stream, peer, deadline, permit).await };
+        let Some(tls) = &self.tls else { return self.serve_http(stream, peer, deadline, admission).await };
         let accepted = tls.accept(stream, deadline).await;
         self.routes.metrics.tls_handshake(&accepted);
         if let Ok(stream) = accepted {
             // A task without TLS is not to be larger for it.
-            Box::pin(self.serve_http(stream, peer, deadline, permit)).await;
+            Box::pin(self.serve_http(stream, peer, deadline, admission)).await;
         }
     }
 
@@ -226,11 +231,11 @@ impl Server {
         stream: S,
         peer: SocketAddr,
         deadline: Instant,
-        permit: Arc<OwnedSemaphorePermit>,
+        admission: Arc<Admission>,
     ) {
         let routes = self.routes.clone();
         let service =
-            service_fn(move |request| routes::answer::<S>(routes.clone(), request, peer, permit.clone()));
+            service_fn(move |request| routes::answer::<S>(routes.clone(), request, peer, admission.clone()));
         let served = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(deadline.saturating_duration_since(Instant::now()))
@@ -241,6 +246,9 @@ impl Server {
             .await;
         if let Err(e) = served {
             let timeout = e.is_timeout();
+            if timeout {
+                self.routes.metrics.limited(Limit::Handshake);
+            }
             let refused = if timeout { Refused::HandshakeTimeout } else { Refused::BadHandshake };
             self.routes.metrics.refused_connection(refused);
             tracing::debug!(%peer, reason = refused.as_str(), "a connection ended before its handshake: {e}");

@@ -7,6 +7,7 @@
 mod worker;
 
 use std::hash::BuildHasher;
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -18,14 +19,16 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use crate::config::Config;
 use crate::ending::Ending;
 use crate::fanout::Pending;
+use crate::limits::Limits;
 use crate::metrics::{Metrics, ShardStats};
 use crate::outbox::Outbox;
 use crate::page::Readers;
 use crate::protocol::encode::Encoder;
 use crate::queue::Queue;
+use crate::relay::JoinError;
 use crate::work::Work;
 
-use worker::Worker;
+use worker::{Shared, Worker};
 
 /// How long a shard may take to tell its facts: when the disk is slow, those of the others are wanted most.
 const STATS_WAIT: Duration = Duration::from_secs(1);
@@ -54,7 +57,7 @@ pub enum Job {
         /// The follower.
         outbox: Arc<Outbox>,
         /// Where the answer goes.
-        joined: oneshot::Sender<Result<Arc<Encoder>, StoreError>>,
+        joined: oneshot::Sender<Result<Arc<Encoder>, JoinError>>,
     },
     /// Merges an update.
     Update {
@@ -110,9 +113,12 @@ impl Shards {
         config: &Config,
         store: &Arc<dyn ChangeStore>,
         metrics: &Arc<Metrics>,
+        limits: &Arc<Limits>,
         work: &Work,
     ) -> std::io::Result<Self> {
         let count = config.shard_count();
+        let made = Arc::new(AtomicUsize::new(store.count().map_err(std::io::Error::other)?));
+        let shared = Shared { store: store.clone(), metrics: metrics.clone(), limits: limits.clone(), made };
         let mut shards = Shards { shards: Vec::new(), threads: Mutex::default() };
         for n in 0..count {
             // A semaphore counts in u32; nobody has more than 4 GiB to queue.
@@ -122,7 +128,7 @@ impl Shards {
                 budget: Arc::new(Semaphore::new(budget_bytes as usize)),
                 budget_bytes,
             };
-            let worker = Worker::new(config, count, shard.queue.clone(), store.clone(), metrics.clone());
+            let worker = Worker::new(config, count, shard.queue.clone(), shared.clone());
             shards.shards.push(shard);
             match work {
                 Work::Threads => {

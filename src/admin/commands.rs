@@ -132,6 +132,7 @@ mod tests {
 
     use super::*;
     use crate::config::Config;
+    use crate::limits::Limits;
     use crate::metrics::Metrics;
     use crate::work::Work;
 
@@ -139,8 +140,9 @@ mod tests {
     async fn whoever_has_read_the_end_of_one_may_start_the_next() {
         let backend = &memory::BACKEND;
         let store = (backend.open)(&StoreOptions::new("")).unwrap();
-        let metrics = Arc::new(Metrics::default());
-        let relay = Relay::start(Config::default(), None, store.clone(), metrics, Work::Threads).unwrap();
+        let (config, metrics) = (Config::default(), Arc::new(Metrics::default()));
+        let limits = Limits::new((&config).into(), metrics.clone());
+        let relay = Relay::start(config, None, store.clone(), metrics, limits, Work::Threads).unwrap();
         let commands = Commands::new(store, backend, Arc::new(relay));
         for n in 0..1_000 {
             let mut told = commands.start(Request::Verify { channels: Vec::new() }).await.unwrap();

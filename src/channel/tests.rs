@@ -15,6 +15,7 @@ use crate::protocol::decode::{DecodeRules, decode};
 const RULES: CommitRules = CommitRules {
     clamp: Clamp { max_col_version_jump: 100, max_cl_jump: 100 },
     peer_retention: Duration::from_secs(3600),
+    quota: Quota { max_cells: 0, max_bytes: 0 },
 };
 
 /// A channel with a few connections.
@@ -35,7 +36,9 @@ impl House {
         let options = StoreOptions { durability: Durability::Off, ..StoreOptions::new("nowhere") };
         let faults = Faults::default();
         let store = Arc::new(Faulty::new((memory::BACKEND.open)(&options).unwrap(), faults.clone()));
-        let mut channel = Channel::open(store.as_ref(), &"c".into()).unwrap();
+        // Made, so that its pages can be read.
+        drop(store.open("c").unwrap());
+        let mut channel = Channel::open(store.as_ref(), &"c".into(), "seed").unwrap();
         let limits = OutboxLimits { max_bytes: 1 << 20, max_reply_bytes: 1 << 20, max_bad_messages: 1000 };
         let outboxes: Vec<_> = (0..connections).map(|id| Arc::new(Outbox::new(id, limits))).collect();
         let encoder = outboxes

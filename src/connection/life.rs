@@ -1,6 +1,7 @@
 //! What is known of a connection while it lives, and told when it ends: a count, and a line in the log.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use tokio::time::Instant;
 
 use super::Member;
 use crate::ending::Reason;
+use crate::limits::{Admission, ClientPlace};
 use crate::logging::{self, Lines};
 use crate::metrics::Metrics;
 use crate::request_id::RequestId;
@@ -24,6 +26,10 @@ pub struct Origin {
     pub peer: SocketAddr,
     /// The id of its handshake.
     pub request: RequestId,
+    /// Its share of the connections of all.
+    pub admission: Arc<Admission>,
+    /// The client's place among others, once it is let in.
+    pub place: ClientPlace,
 }
 
 /// When the client last gave a sign of life: sent something, or took what it had been slow to take.
@@ -78,7 +84,7 @@ pub(super) struct Traffic {
 pub(super) struct Life<'c> {
     metrics: &'c Metrics,
     member: &'c Member,
-    origin: &'c Origin,
+    pub(super) origin: &'c Origin,
     start: Instant,
     pub(super) traffic: Traffic,
     /// The reason, and the code of the close frame that was sent, if any was.

@@ -38,7 +38,7 @@ fn ack(bytes: &'static str, version: u64) -> [Delivery; 1] {
 }
 
 fn start(from: Position, complete: u64) -> Option<PageStart> {
-    Some(PageStart { from, complete })
+    Some(PageStart { from, complete, has_versions: true })
 }
 
 /// Answers a page that reaches the tail; gives its version and whether more follow, if it is taken.

@@ -191,10 +191,11 @@ impl Waiting {
         let close_first = self.closes_first();
         if self.queued_pages == 0
             && !close_first
-            && let Cursor::Paging { from, complete, reading: reading @ false, .. } = &mut self.cursor
+            && let Cursor::Paging { from, complete, skipped, reading: reading @ false, .. } = &mut self.cursor
         {
             *reading = true;
-            taken.read_page = Some(PageStart { from: *from, complete: *complete });
+            taken.read_page =
+                Some(PageStart { from: *from, complete: *complete, has_versions: *skipped > 0 });
         }
         if let Some(closing) = self.closing
             && self.queue.is_empty()

@@ -93,7 +93,7 @@ impl Page {
         // As the outbox has it.
         let version = end.tail.unwrap_or(end.complete);
         let more = end.tail.is_none();
-        let next = more.then_some(PageStart { from: end.next, complete: version });
+        let next = more.then_some(PageStart { from: end.next, complete: version, has_versions: true });
         let frame = page.finish(&encoder(), version, Some(more));
         let head = match frame[1] {
             126 => 4,
@@ -114,7 +114,7 @@ impl Page {
 }
 
 fn start(version: u64) -> PageStart {
-    PageStart { from: Position::end_of(version), complete: version }
+    PageStart { from: Position::end_of(version), complete: version, has_versions: true }
 }
 
 fn limits() -> impl Strategy<Value = PageLimits> {

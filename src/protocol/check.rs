@@ -27,7 +27,7 @@ fn check_update(update: &IncomingUpdate, schema: &Schema) -> Result<(), Refusal>
                 _ => Code::InvalidChange,
             };
             let message = format!("changes[{index}].{refused}");
-            Refusal { code, message, received: Some(update.version) }
+            Refusal::new(code, message).of_update(update.version)
         })?;
     }
     Ok(())

@@ -112,7 +112,7 @@ fn message(nodes: &[Node<'_>], len: usize, rules: DecodeRules<'_>) -> Result<Inc
     let Some(kind) = text(kind) else { return Err(malformed("type: a message has one, a string")) };
     let version = version.and_then(|at| integer(&nodes[at]));
     let received = version.filter(|_| kind == "update");
-    let refuse = |code, message: String| Err(Refusal { code, message, received });
+    let refuse = |code, message: String| Err(Refusal { received, ..Refusal::new(code, message) });
     if let (Some(ours), Some(theirs)) = (rules.strict_channel, text(channel))
         && ours != theirs
     {

@@ -78,6 +78,10 @@ impl Encoder {
                 json.extend_from_slice(b",\"received\":");
                 json::integer(received, json);
             }
+            if let Some(ms) = refusal.retry_after_ms {
+                json.extend_from_slice(b",\"retryAfterMs\":");
+                json::integer(ms, json);
+            }
             json.extend_from_slice(b",\"channel\":");
             json.extend_from_slice(&self.channel);
             json.push(b'}');

@@ -88,6 +88,8 @@ pub struct FrameCollector {
     /// What of `buffer` is used up.
     start: usize,
     message: Vec<u8>,
+    /// Frames taken since they were last asked for.
+    taken: u64,
     /// The kind of the message whose fragments are being collected.
     collecting: Option<OpCode>,
 }
@@ -108,6 +110,7 @@ impl FrameCollector {
             buffer: Vec::new(),
             start: 0,
             message: Vec::new(),
+            taken: 0,
             collecting: None,
         }
     }
@@ -125,6 +128,11 @@ impl FrameCollector {
             }
             _ => 0,
         }
+    }
+
+    /// How many frames were taken since this was last asked, fragments and control frames included.
+    pub fn take_count(&mut self) -> u64 {
+        std::mem::take(&mut self.taken)
     }
 
     /// Lets go of memory that an idle connection does not need.
@@ -154,6 +162,7 @@ impl FrameCollector {
                 return Ok(None);
             }
             self.start = payload.end;
+            self.taken += 1;
             let payload = &mut self.buffer[payload];
             unmask(payload, head.mask);
             match head.opcode {

@@ -75,6 +75,8 @@ pub enum Code {
     Forbidden,
     /// The token is bad, or has expired.
     Unauthorized,
+    /// An update that would make its channel, or the number of channels, larger than it may be.
+    QuotaExceeded,
     /// A `channel` that is not the connection's, where `strict_channel` is set.
     WrongChannel,
     /// The store failed; nothing of the update is kept, or it is not known to be.
@@ -85,7 +87,7 @@ pub enum Code {
 
 impl Code {
     /// Every code, for the metrics.
-    pub const ALL: [Code; 13] = [
+    pub const ALL: [Code; 14] = [
         Code::Malformed,
         Code::UnknownType,
         Code::InvalidChange,
@@ -96,6 +98,7 @@ impl Code {
         Code::RateLimited,
         Code::Forbidden,
         Code::Unauthorized,
+        Code::QuotaExceeded,
         Code::WrongChannel,
         Code::Storage,
         Code::ShuttingDown,
@@ -114,6 +117,7 @@ impl Code {
             Code::RateLimited => "rate_limited",
             Code::Forbidden => "forbidden",
             Code::Unauthorized => "unauthorized",
+            Code::QuotaExceeded => "quota_exceeded",
             Code::WrongChannel => "wrong_channel",
             Code::Storage => "storage",
             Code::ShuttingDown => "shutting_down",
@@ -131,11 +135,18 @@ pub struct Refusal {
     pub message: String,
     /// The `version` of the update that was refused, if it carried one.
     pub received: Option<u64>,
+    /// After how many milliseconds it is worth a try again, where that is known.
+    pub retry_after_ms: Option<u64>,
 }
 
 impl Refusal {
     /// A refusal that answers no update in particular.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
-        Refusal { code, message: message.into(), received: None }
+        Refusal { code, message: message.into(), received: None, retry_after_ms: None }
+    }
+
+    /// The same, as the answer to the update of that version.
+    pub fn of_update(self, received: u64) -> Self {
+        Refusal { received: Some(received), ..self }
     }
 }

@@ -2,9 +2,11 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
-use causeway_storage::{ChangeStore, Clamp, RemadeTable, StoreError};
+use causeway_storage::store::new_site_id;
+use causeway_storage::{ChangeStore, Clamp, Quota, RemadeTable, StoreError};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
@@ -12,21 +14,39 @@ use super::Job;
 use crate::channel::{Channel, CommitRules};
 use crate::config::Config;
 use crate::fanout::Pending;
+use crate::limits::{Limits, is_full, settings};
 use crate::metrics::{ChannelStats, Metrics, ShardStats};
 use crate::outbox::{ConnectionId, Outbox};
 use crate::page::Readers;
 use crate::protocol::encode::Encoder;
 use crate::queue::Queue;
+use crate::relay::JoinError;
 use crate::unavailable::Use;
 
 /// How often a shard looks for channels to close, at least.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What all shards share.
+#[derive(Clone)]
+pub(super) struct Shared {
+    pub(super) store: Arc<dyn ChangeStore>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) limits: Arc<Limits>,
+    /// How many channels the store has.
+    pub(super) made: Arc<AtomicUsize>,
+}
 
 /// A shard at work.
 pub(super) struct Worker {
     queue: Arc<Queue<Job>>,
     store: Arc<dyn ChangeStore>,
     metrics: Arc<Metrics>,
+    limits: Arc<Limits>,
+    settings: settings::Copy,
+    /// How many channels the store has.
+    made: Arc<AtomicUsize>,
+    /// What the site ids of new channels come from.
+    seed: String,
     channels: HashMap<Arc<str>, Channel>,
     open_stores: usize,
     rules: CommitRules,
@@ -63,13 +83,16 @@ impl Worker {
         config: &Config,
         count: usize,
         queue: Arc<Queue<Job>>,
-        store: Arc<dyn ChangeStore>,
-        metrics: Arc<Metrics>,
+        Shared { store, metrics, limits, made }: Shared,
     ) -> Self {
         Worker {
             queue,
             store,
             metrics,
+            settings: settings::Copy::new(&limits.settings),
+            limits,
+            made,
+            seed: new_site_id(),
             channels: HashMap::new(),
             open_stores: 0,
             rules: CommitRules {
@@ -78,6 +101,7 @@ impl Worker {
                     max_cl_jump: config.max_cl_jump,
                 },
                 peer_retention: Duration::from_secs(config.peer_retention_s),
+                quota: Quota::default(),
             },
             max_open: (config.max_open_channels / count).max(1),
             channel_idle: Duration::from_millis(config.channel_idle_ms),
@@ -163,13 +187,17 @@ impl Worker {
         stop
     }
 
-    fn join(&mut self, name: &Arc<str>, outbox: Arc<Outbox>) -> Result<Arc<Encoder>, StoreError> {
+    fn join(&mut self, name: &Arc<str>, outbox: Arc<Outbox>) -> Result<Arc<Encoder>, JoinError> {
+        let max = self.settings.get(&self.limits.settings).channel.max_connections;
+        if self.channels.get(name).is_some_and(|channel| is_full(channel.followers().len(), max)) {
+            return Err(JoinError::Full);
+        }
         let (channel, store) = self.channel(name)?;
         let was_open = channel.is_open();
         let joined = channel.join(store, outbox);
         let opened = channel.is_open() && !was_open;
         self.open_stores += usize::from(opened);
-        joined
+        Ok(joined?)
     }
 
     fn leave(&mut self, name: &str, connection: ConnectionId) {
@@ -185,9 +213,12 @@ impl Worker {
                 follower.evict();
             }
         }
+        // One that is made anew is another.
+        self.seed = new_site_id();
         let removed = self.store.remove(name);
         readers.forget(name);
         if removed.is_ok() {
+            self.made.fetch_sub(usize::from(matches!(removed, Ok(true))), Relaxed);
             self.metrics.storage_works(name, Use::Write);
             self.metrics.storage_works(name, Use::Read);
         }
@@ -210,10 +241,10 @@ impl Worker {
     /// The channel, opened if it is not known, and the store that it is in.
     fn channel(&mut self, name: &Arc<str>) -> Result<(&mut Channel, &dyn ChangeStore), StoreError> {
         if !self.channels.contains_key(name) {
-            let opened = Channel::open(self.store.as_ref(), name)
+            let opened = Channel::open(self.store.as_ref(), name, &self.seed)
                 .inspect_err(|e| self.metrics.storage_failed(name, Use::Write, e))?;
             self.metrics.storage_works(name, Use::Write);
-            self.open_stores += 1;
+            self.open_stores += usize::from(opened.is_open());
             self.channels.insert(name.clone(), opened);
         }
         let channel = self.channels.get_mut(name).expect("it is there, or was put there");
@@ -229,7 +260,14 @@ impl Worker {
             tracing::error!(channel = %name, error = %e, "updates are lost with their connections");
             return;
         }
+        let quota = self.settings.get(&self.limits.settings).channel;
+        self.rules.quota = Quota { max_cells: quota.max_rows, max_bytes: quota.max_bytes };
         let Some(channel) = self.channels.get_mut(name) else { return };
+        let was_made = channel.is_made();
+        if !was_made && !take_one(&self.made, quota.max_channels) {
+            channel.refuse(&pending, &self.metrics);
+            return;
+        }
         let was_open = channel.is_open();
         let mut start = 0;
         while start < pending.len() {
@@ -245,6 +283,9 @@ impl Worker {
             }
             channel.commit(self.store.as_ref(), &pending[start..end], &self.rules, &self.metrics);
             start = end;
+        }
+        if !was_made && !channel.is_made() {
+            self.made.fetch_sub(1, Relaxed);
         }
         self.open_stores = self.open_stores + usize::from(channel.is_open()) - usize::from(was_open);
         drop(permits);
@@ -288,4 +329,9 @@ impl Worker {
         ChannelStats::keep_busiest(&mut stats.busiest, max);
         stats
     }
+}
+
+/// Counts one more, unless that is too many.
+fn take_one(count: &AtomicUsize, max: usize) -> bool {
+    count.fetch_update(Relaxed, Relaxed, |count| (!is_full(count, max)).then_some(count + 1)).is_ok()
 }

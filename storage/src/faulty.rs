@@ -183,6 +183,13 @@ impl ChangeStore for Faulty {
         Ok(Box::new(Channel { inner, name: channel.into(), faults: self.faults.clone() }))
     }
 
+    fn open_existing(&self, channel: &str) -> Result<Option<Box<dyn ChannelStore>>> {
+        self.faults.meet(channel, At::Open)?;
+        let inner = self.inner.open_existing(channel)?;
+        let (name, faults) = (channel.into(), self.faults.clone());
+        Ok(inner.map(|inner| Box::new(Channel { inner, name, faults }) as Box<dyn ChannelStore>))
+    }
+
     fn create(&self, channel: &str, site_id: &str) -> Result<()> {
         self.inner.create(channel, site_id)
     }
@@ -190,6 +197,10 @@ impl ChangeStore for Faulty {
     fn reader(&self, channel: &str) -> Result<Box<dyn ChannelReader>> {
         let inner = self.inner.reader(channel)?;
         Ok(Box::new(Channel { inner, name: channel.into(), faults: self.faults.clone() }))
+    }
+
+    fn count(&self) -> Result<usize> {
+        self.inner.count()
     }
 
     fn channels(&self) -> Result<Listing> {

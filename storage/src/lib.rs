@@ -40,10 +40,11 @@ pub use change::{Change, Position, SENTINEL, Value};
 pub use copy::copy;
 pub use digest::Digest;
 pub use error::StoreError;
-pub use merge::{Clamp, Outcome, Update, merge};
+pub use merge::{Clamp, Excess, Outcome, Quota, Update, merge, merge_within};
 pub use registry::{BACKENDS, backend};
 pub use schema::{KeyFormat, Schema, SchemaError};
 pub use store::{
-    Cell, ChangeStore, ChannelReader, ChannelStore, Head, OwnedCell, RemadeTable, TableCounts, TrackedPeer,
+    Cell, ChangeStore, ChannelReader, ChannelStore, Head, OwnedCell, RemadeTable, Size, TableCounts,
+    TrackedPeer,
 };
 pub use verify::{Verified, verify};

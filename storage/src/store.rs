@@ -17,7 +17,7 @@
 
 use std::ops::ControlFlow;
 
-use crate::change::{Change, OwnedValue, Position, Value};
+use crate::change::{Change, OwnedValue, Position, SENTINEL, Value};
 use crate::digest::Digest;
 use crate::error::{Result, StoreError};
 
@@ -26,12 +26,18 @@ pub trait ChangeStore: Send + Sync {
     /// Opens a channel for its one writer, and makes it, durably, with a site id of its own, if it is not there.
     fn open(&self, channel: &str) -> Result<Box<dyn ChannelStore>>;
 
+    /// Opens a channel that exists for its one writer; `None`, and nothing made, if it does not.
+    fn open_existing(&self, channel: &str) -> Result<Option<Box<dyn ChannelStore>>>;
+
     /// Makes a channel, durably, with that site id: 1 to 64 bytes. An error if it is there already, which then stays as
     /// it is.
     fn create(&self, channel: &str, site_id: &str) -> Result<()>;
 
     /// A reader of a channel that exists, else [`StoreError::Missing`].
     fn reader(&self, channel: &str) -> Result<Box<dyn ChannelReader>>;
+
+    /// How many channels there are. What was being made when the process ended may be counted too.
+    fn count(&self) -> Result<usize>;
 
     /// All channels.
     fn channels(&self) -> Result<Listing>;
@@ -90,7 +96,7 @@ pub trait ChannelStore: Send {
         Ok(None)
     }
 
-    /// Sets version and digest and commits, durably as the store was opened.
+    /// Sets version, digest and size and commits, durably as the store was opened.
     fn commit(&mut self, head: Head) -> Result<()>;
 
     /// Gives the transaction up.
@@ -155,14 +161,42 @@ pub struct RemadeTable {
     pub unfit: u64,
 }
 
-/// What a commit leaves: the channel's version and digest.
+/// What a commit leaves: the channel's version, digest and size.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Head {
     /// The channel's `db_version`.
     pub version: u64,
     /// Its content digest.
     pub digest: Digest,
+    /// Its size.
+    pub size: Size,
 }
+
+/// What a channel's cells are, put together; whoever writes them counts, so that nobody else has to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Size {
+    /// Cells, sentinels included.
+    pub cells: u64,
+    /// The sum of their [`Cell::bytes`].
+    pub bytes: u64,
+}
+
+impl Size {
+    /// Puts a cell in that has so many bytes.
+    pub fn add(&mut self, cell_bytes: u64) {
+        self.cells = self.cells.wrapping_add(1);
+        self.bytes = self.bytes.wrapping_add(cell_bytes);
+    }
+
+    /// Takes a cell out that was put in before.
+    pub fn sub(&mut self, cell_bytes: u64) {
+        self.cells = self.cells.wrapping_sub(1);
+        self.bytes = self.bytes.wrapping_sub(cell_bytes);
+    }
+}
+
+/// What every cell counts beside its names and its value, in bytes: clocks, site id, and what an engine adds, about.
+pub const CELL_OVERHEAD_BYTES: usize = 64;
 
 /// A cell as it is stored.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -192,15 +226,26 @@ impl<'a> Cell<'a> {
         Change { table, pk, cid, val, col_version, db_version: at.version, site_id, cl, seq: at.seq }
     }
 
-    /// What its names and its value have, in bytes; a number or null counts as 8.
+    /// What it counts, as [`cell_bytes`] says.
     pub fn bytes(&self) -> usize {
-        let val = match self.val {
-            Value::Text(text) => text.len(),
-            Value::Blob(bytes) => bytes.len(),
-            Value::Null | Value::Integer(_) | Value::Real(_) => 8,
-        };
-        self.table.len() + self.pk.len() + self.cid.len() + self.site_id.len() + val
+        cell_bytes(self.table, self.pk, self.cid, &self.val)
     }
+}
+
+/// What a cell counts, in bytes: [`CELL_OVERHEAD_BYTES`], its names and its value; a number or null is 8. Of a sentinel only
+/// the row's names count, so that a deleted row is never larger than it was. The function is part of the data: stored sizes
+/// rely on it.
+pub fn cell_bytes(table: &str, pk: &str, cid: &str, val: &Value<'_>) -> usize {
+    let row = CELL_OVERHEAD_BYTES + table.len() + pk.len();
+    if cid == SENTINEL {
+        return row;
+    }
+    let val = match val {
+        Value::Text(text) => text.len(),
+        Value::Blob(bytes) => bytes.len(),
+        Value::Null | Value::Integer(_) | Value::Real(_) => 8,
+    };
+    row + cid.len() + val
 }
 
 /// The event of a [`TrackedPeer`]: the channel has received the peer's changes up to the version.

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use crate::change::{Position, Value};
 use crate::digest::{Digest, cell_hash};
 use crate::error::{Result, StoreError};
-use crate::store::{Cell, ChannelReader, Head};
+use crate::store::{Cell, ChannelReader, Head, Size};
 
 /// A channel that is as it has to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,12 +40,12 @@ pub(crate) struct Sum<'c> {
     channel: &'c str,
     last: Position,
     digest: Digest,
-    cells: u64,
+    size: Size,
 }
 
 impl<'c> Sum<'c> {
     pub(crate) fn new(channel: &'c str) -> Self {
-        Sum { channel, last: Position::default(), digest: Digest::default(), cells: 0 }
+        Sum { channel, last: Position::default(), digest: Digest::default(), size: Size::default() }
     }
 
     pub(crate) fn add(&mut self, cell: &Cell<'_>) -> Result<()> {
@@ -62,27 +62,30 @@ impl<'c> Sum<'c> {
         }
         self.last = at;
         self.digest.add(cell_hash(table, pk, cid, val, col_version, cl));
-        self.cells += 1;
+        self.size.add(cell.bytes() as u64);
         Ok(())
     }
 
-    /// Head and digest of all that was added, were it the whole channel.
+    /// The head of all that was added, were it the whole channel.
     pub(crate) fn head(&self) -> Head {
-        Head { version: self.last.version, digest: self.digest }
+        Head { version: self.last.version, digest: self.digest, size: self.size }
     }
 
     /// Compares with what the channel says of itself.
     pub(crate) fn finish(&self, head: Head) -> Result<Verified> {
-        let Head { version, digest } = self.head();
+        let Head { version, digest, size } = self.head();
         if version != head.version {
             return Err(self.wrong(format!("its version is {}, its last cell's {version}", head.version)));
         }
         if digest != head.digest {
             return Err(
-                self.wrong(format!("its digest is {}, its {} cells give {digest}", head.digest, self.cells))
+                self.wrong(format!("its digest is {}, its {} cells give {digest}", head.digest, size.cells))
             );
         }
-        Ok(Verified { head, cells: self.cells })
+        if size != head.size {
+            return Err(self.wrong(format!("its size is {:?}, its cells give {size:?}", head.size)));
+        }
+        Ok(Verified { head, cells: size.cells })
     }
 
     fn wrong(&self, detail: String) -> StoreError {

@@ -38,13 +38,37 @@ fn views(path: &Path) -> Vec<String> {
 
 const VIEWS: [&str; 4] = ["causeway_deleted", "causeway_latest", "causeway_peers", "causeway_tables"];
 
-/// Makes the file one of the version without views.
+/// Makes the file one of the version without views and sizes.
 fn make_old(path: &Path) {
     let conn = rusqlite::Connection::open(path).expect("a database");
     for view in views(path) {
         conn.execute_batch(&format!("DROP VIEW {view}")).expect("dropped");
     }
-    conn.pragma_update(None, "user_version", 2).expect("set");
+    forget_size(&conn, 2);
+}
+
+/// Makes the file one of an older version, without sizes.
+fn forget_size(conn: &rusqlite::Connection, version: i64) {
+    conn.execute_batch(
+        "ALTER TABLE causeway_state DROP COLUMN cells; ALTER TABLE causeway_state DROP COLUMN bytes",
+    )
+    .expect("dropped");
+    conn.pragma_update(None, "user_version", version).expect("set");
+}
+
+#[test]
+fn an_old_file_is_counted_once() {
+    let dir = tempfile::tempdir().expect("a directory to test in");
+    let store = open(dir.path());
+    fill(&*store, "a");
+    let channel = store.open("a").expect("opened");
+    let head = channel.head();
+    assert!(head.size.cells == 3 && head.size.bytes > 3 * 64, "{head:?}");
+    drop(channel);
+    forget_size(&rusqlite::Connection::open(dir.path().join("a.db")).expect("a database"), 3);
+    assert_eq!(store.reader("a").expect("readable").head().expect("read"), head);
+    assert_eq!(store.open("a").expect("opened").head(), head);
+    verify("a", &mut *store.reader("a").expect("readable")).expect("whole");
 }
 
 #[test]
@@ -68,7 +92,7 @@ fn an_old_file_is_read_as_it_is_and_gets_its_views_when_it_is_written() {
         assert_eq!(views(&path), VIEWS);
     }
     assert_eq!(verify("a", &mut *reader).expect("whole"), whole, "for those who read it meanwhile, too");
-    for other in [1, 4] {
+    for other in [1, 5] {
         let conn = rusqlite::Connection::open(&path).expect("a database");
         conn.pragma_update(None, "user_version", other).expect("set");
         assert!(matches!(store.open("a"), Err(StoreError::Corrupt { .. })), "schema {other}");

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::common::{Client, Place, SITE, cell, change, lines, sentinel};
+use crate::common::{Client, Place, SITE, cell, change, lines, sentinel, update};
 use crate::{of_kind, twice};
 
 on_durable_stores!(
@@ -18,6 +18,11 @@ fn every_channel_is_listed(store: &'static str) {
     let names = ["b/ü", "a", "\u{202e}c d"];
     let mut clients: Vec<Client> = names.map(|name| server.connect(name)).into();
     clients.push(server.connect("a"));
+    // A channel is made by the first update that gets as far as being refused for its clocks.
+    for client in [0, 2] {
+        clients[client].send_json(&update(1, &[cell("k", "c", 1, 1 << 40)]));
+        assert_eq!(clients[client].recv_type("error")["code"], "invalid_change");
+    }
     clients[1].update(1, &[cell("k1", "c", 1, 1), cell("k2", "c", 1, 1)]);
     clients[1].update(2, &[cell("k1", "c", 2, 2)]);
     let sorted = |mut names: Vec<&str>| {

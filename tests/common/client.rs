@@ -7,7 +7,7 @@ use super::{PATIENCE, changes, pull, update, version};
 use serde_json::Value;
 use socket2::{Domain, SockRef, Socket, Type};
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 /// What came from the server.
@@ -74,6 +74,19 @@ impl Client {
         Self::try_send_request(TcpStream::connect(addr).unwrap().into(), request.as_bytes())
     }
 
+    /// A connection from an address of this machine's own, with more headers in its handshake, each with its line's end; or
+    /// the server's answer if it refuses.
+    pub fn try_connect_from(
+        from: Ipv4Addr,
+        addr: SocketAddr,
+        channel: &str,
+        headers: &str,
+    ) -> Result<Self, Response> {
+        let target = format!("/?channel={}", encode(channel));
+        let request = upgrade_request(&target).replacen("\r\n", &format!("\r\n{headers}"), 1);
+        Self::try_send_request(connect_from(from, addr).into(), request.as_bytes())
+    }
+
     #[track_caller]
     fn over(stream: Stream, target: &str, early: &[u8]) -> Self {
         Self::try_over(stream, target, early).unwrap_or_else(|response| panic!("{target}: {response:?}"))
@@ -88,8 +101,10 @@ impl Client {
     fn try_send_request(mut stream: Stream, request: &[u8]) -> Result<Self, Response> {
         stream.socket().set_nodelay(true).unwrap();
         stream.socket().set_write_timeout(Some(PATIENCE)).unwrap();
-        stream.write_all(request).unwrap();
-        let response = Response::read(&mut stream).expect("an answer to the handshake");
+        // Who is refused before a word may be told so before a word.
+        let sent = stream.write_all(request);
+        let response = Response::read(&mut stream)
+            .unwrap_or_else(|| panic!("an answer to the handshake, which was sent: {sent:?}"));
         if response.status != 101 {
             return Err(response);
         }
@@ -145,6 +160,12 @@ impl Client {
     /// Ends the client's direction of the connection.
     pub fn half_close(&mut self) {
         self.stream.end_writing();
+    }
+
+    /// Ends both directions, for all handles.
+    pub fn hang_up(&self) {
+        // It may have ended already.
+        let _ = self.stream.socket().shutdown(Shutdown::Both);
     }
 
     /// Gives the connection up with a reset; what is under way is lost.
@@ -292,6 +313,15 @@ pub fn narrow(addr: SocketAddr, segment_bytes: u32) -> TcpStream {
     let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None).unwrap();
     socket.set_recv_buffer_size(NARROW_BUFFER_BYTES).unwrap();
     socket.set_tcp_mss(segment_bytes).unwrap();
+    socket.connect(&addr.into()).unwrap();
+    socket.into()
+}
+
+/// A connection from an address of this machine's own: all that begin with 127 are.
+pub fn connect_from(from: Ipv4Addr, addr: SocketAddr) -> TcpStream {
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None).unwrap();
+    socket.set_reuse_address(true).unwrap();
+    socket.bind(&SocketAddr::from((from, 0)).into()).unwrap();
     socket.connect(&addr.into()).unwrap();
     socket.into()
 }

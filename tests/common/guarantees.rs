@@ -1,5 +1,5 @@
-//! The table of `docs/guarantees.md`, whose rows are written by the tests that have just seen what the row says. It
-//! needs nothing but the standard library, so that tests of other crates can take it in by `#[path]`.
+//! The tables of `docs/guarantees.md` and `docs/security.md`, whose rows are written by the tests that have just seen what the
+//! row says. It needs nothing but the standard library, so that tests of other crates can take it in by `#[path]`.
 
 #![allow(dead_code, unreachable_pub, missing_docs, clippy::unwrap_used)]
 
@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 const WRITE: &str = "WRITE_GUARANTEES";
 const BEGIN: &str =
     "| # | fault | its sender | everybody else | lost | seen by |\n| ---: | --- | --- | --- | --- | --- |\n";
+const ABUSE_BEGIN: &str = "| # | attack | limit | what the attacker got | what honest clients felt | seen by |\n| ---: | --- | --- | --- | --- | --- |\n";
 const END: &str = "\n<!-- The rows end here. -->";
 
 /// A row; `number` is its place.
@@ -35,13 +36,42 @@ pub struct Row<'a> {
 pub fn row(row: Row<'_>) {
     let Row { number, fault, sender, others, lost, command } = row;
     let line = format!("| {number} | {fault} | {sender} | {others} | {lost} | `{command}` |");
-    let path = document();
+    put("docs/guarantees.md", BEGIN, number, &line);
+}
+
+/// A row of the abuse table; `number` is its place.
+#[derive(Clone, Copy, Debug)]
+pub struct Abuse<'a> {
+    pub number: u32,
+    /// What somebody tries.
+    pub attack: &'a str,
+    /// The settings that stop it.
+    pub limit: &'a str,
+    /// What the attacker got.
+    pub attacker: &'a str,
+    /// What honest clients felt.
+    pub honest: &'a str,
+    /// The command that runs the test.
+    pub command: &'a str,
+}
+
+/// [`row`] of the abuse table.
+#[track_caller]
+pub fn abuse(row: Abuse<'_>) {
+    let Abuse { number, attack, limit, attacker, honest, command } = row;
+    let line = format!("| {number} | {attack} | {limit} | {attacker} | {honest} | `{command}` |");
+    put("docs/security.md", ABUSE_BEGIN, number, &line);
+}
+
+#[track_caller]
+fn put(document: &str, begin: &str, number: u32, line: &str) {
+    let path = self::document(document);
     let mut file = File::options().read(true).write(true).open(&path).unwrap();
     // Other tests want to write their rows too.
     file.lock().unwrap();
     let mut text = String::new();
     file.read_to_string(&mut text).unwrap();
-    let Some((before, rest)) = text.split_once(BEGIN) else { panic!("no table in {}", path.display()) };
+    let Some((before, rest)) = text.split_once(begin) else { panic!("no table in {}", path.display()) };
     let Some((rows, after)) = rest.split_once(END) else {
         panic!("no end of the table in {}", path.display())
     };
@@ -51,9 +81,9 @@ pub fn row(row: Row<'_>) {
         return;
     }
     let mut rows: Vec<_> = rows.lines().filter(|row| number_of(row) != number).collect();
-    rows.push(&line);
+    rows.push(line);
     rows.sort_by_key(|row| number_of(row));
-    let written = format!("{before}{BEGIN}{}\n{END}{after}", rows.join("\n"));
+    let written = format!("{before}{begin}{}\n{END}{after}", rows.join("\n"));
     if written != text {
         file.seek(SeekFrom::Start(0)).unwrap();
         file.write_all(written.as_bytes()).unwrap();
@@ -67,8 +97,8 @@ fn number_of(row: &str) -> u32 {
 }
 
 /// The document, in the package that is tested or in one around it.
-fn document() -> PathBuf {
+fn document(name: &str) -> PathBuf {
     let package = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let document = package.ancestors().map(|dir| dir.join("docs/guarantees.md")).find(|path| path.exists());
-    document.unwrap_or_else(|| panic!("no docs/guarantees.md above {}", package.display()))
+    let document = package.ancestors().map(|dir| dir.join(name)).find(|path| path.exists());
+    document.unwrap_or_else(|| panic!("no {name} above {}", package.display()))
 }

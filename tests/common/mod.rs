@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use std::time::Duration;
 
 pub use certificate::{Certificate, cert_file, key_file, write_certificate, write_key};
-pub use client::{Client, Event};
+pub use client::{Client, Event, connect_from};
 pub use frame::{
     BINARY, CLOSE, CONTINUATION, Frame, Length, PING, PONG, TEXT, close_frame, fragment, frame, wire,
 };

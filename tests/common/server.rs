@@ -217,6 +217,17 @@ impl Server {
         assert!(set.unwrap().success(), "prlimit --fsize={max}");
     }
 
+    /// How many files the process has open, where the system tells it.
+    pub fn open_files(&self) -> Option<usize> {
+        Some(std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).ok()?.count())
+    }
+
+    /// What `/metrics` has counted of a limit's refusals.
+    pub fn limited(&self, setting: &str) -> u64 {
+        let lines = self.metric_lines(&format!("causeway_limited_total{{limit=\"{setting}\"}}"));
+        lines[0].rsplit_once(' ').unwrap().1.parse().unwrap()
+    }
+
     /// The most memory that the process ever held, in bytes, where the system tells it.
     pub fn peak_memory_bytes(&self) -> Option<u64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).ok()?;
@@ -238,6 +249,13 @@ impl Server {
     /// SIGTERM, which must end in exit code 0.
     pub fn stop(self) {
         self.stop_and_log();
+    }
+
+    /// The same; its data directory stays until what is given is dropped.
+    pub fn stop_and_keep(mut self) -> Option<TempDir> {
+        let temp = self._temp.take();
+        self.stop();
+        temp
     }
 
     /// The same, and gives all that was logged.

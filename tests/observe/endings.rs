@@ -104,7 +104,7 @@ fn clients_that_do_nothing() {
     idle.set_read_timeout(Some(PATIENCE)).unwrap();
     let _ = idle.read(&mut [0; 100]);
     let refused = Refused::ALL.iter().map(|refused| refused.as_str()).collect::<BTreeSet<_>>();
-    assert_eq!(refused, BTreeSet::from(["max_connections", "handshake_timeout", "bad_handshake"]));
+    assert_eq!(refused, BTreeSet::from(["over_limit", "handshake_timeout", "bad_handshake"]));
     let counted = [("reason", "handshake_timeout")];
     assert_eq!(Scrape::of(&server).get("causeway_connections_refused_total", &counted), 1.0);
     assert_reasons(server, &["silent", "slow"]);

@@ -155,7 +155,7 @@ fn what_has_not_happened_yet_is_zero() {
         ("causeway_storage_errors_total", "kind", &["corrupt", "full", "engine"][..]),
         ("causeway_channels_unavailable", "to", &["read", "write"]),
         ("causeway_connections_closed_total", "reason", &["slow", "silent", "abandoned"]),
-        ("causeway_connections_refused_total", "reason", &["max_connections", "handshake_timeout"]),
+        ("causeway_connections_refused_total", "reason", &["over_limit", "handshake_timeout"]),
         ("causeway_errors_total", "code", &["storage", "rate_limited", "malformed"]),
         ("causeway_http_responses_total", "status", &["401", "503"]),
     ] {

@@ -72,6 +72,12 @@ impl Disk {
         Err(failed(what))
     }
 
+    fn writer(&self, inner: Box<dyn ChannelStore>, channel: &str) -> Box<dyn ChannelStore> {
+        let (channel, disk) = (channel.to_owned(), self.clone());
+        let (written, removed) = (Vec::new(), Vec::new());
+        Box::new(DiskChannel { inner, disk, channel, fate: Fate::Good, written, removed })
+    }
+
     fn fate(&self) -> Fate {
         let mut luck = self.luck.lock().unwrap();
         let chance = luck.trouble.commits;
@@ -96,16 +102,12 @@ fn failed(doing: &'static str) -> StoreError {
 impl ChangeStore for Disk {
     fn open(&self, channel: &str) -> Result<Box<dyn ChannelStore>> {
         self.fails(|trouble| trouble.opens, "failed opens")?;
-        let inner = self.inner.open(channel)?;
-        let (channel, disk) = (channel.to_owned(), self.clone());
-        Ok(Box::new(DiskChannel {
-            inner,
-            disk,
-            channel,
-            fate: Fate::Good,
-            written: Vec::new(),
-            removed: Vec::new(),
-        }))
+        Ok(self.writer(self.inner.open(channel)?, channel))
+    }
+
+    fn open_existing(&self, channel: &str) -> Result<Option<Box<dyn ChannelStore>>> {
+        self.fails(|trouble| trouble.opens, "failed opens")?;
+        Ok(self.inner.open_existing(channel)?.map(|inner| self.writer(inner, channel)))
     }
 
     fn create(&self, channel: &str, site_id: &str) -> Result<()> {
@@ -114,6 +116,10 @@ impl ChangeStore for Disk {
 
     fn reader(&self, channel: &str) -> Result<Box<dyn ChannelReader>> {
         Ok(Box::new(DiskReader { inner: self.inner.reader(channel)?, disk: self.clone() }))
+    }
+
+    fn count(&self) -> Result<usize> {
+        self.inner.count()
     }
 
     fn channels(&self) -> Result<Listing> {

@@ -332,7 +332,7 @@ impl Oracle {
 fn holds(model: &mut Model, changes: &[OwnedChange]) -> bool {
     let winners = |outcome| match outcome {
         causeway_storage::Outcome::Merged { winners, .. } => winners.len(),
-        causeway_storage::Outcome::Refused { .. } => usize::MAX,
+        causeway_storage::Outcome::Refused { .. } | causeway_storage::Outcome::OverQuota(_) => usize::MAX,
     };
     winners(model.update(changes)) == 0
 }

@@ -78,11 +78,14 @@ fn every_message_has_its_documented_keys() {
     }
     for code in Code::ALL {
         for received in [None, Some(0), Some(8)] {
-            let refusal = Refusal { code, message: "what \"is\" wrong\n\u{1}".into(), received };
+            let refusal = Refusal { received, ..Refusal::new(code, "what \"is\" wrong\n\u{1}") };
             let mut expected = json!({"type": "error", "code": code.as_str(), "message": refusal.message, "channel": CHANNEL});
             if let Some(received) = received {
                 expected["received"] = json!(received);
             }
+            assert_eq!(json_of(&encoder.error_frame(&refusal)), expected);
+            let refusal = Refusal { retry_after_ms: Some(250), ..refusal };
+            expected["retryAfterMs"] = json!(250);
             assert_eq!(json_of(&encoder.error_frame(&refusal)), expected);
         }
     }

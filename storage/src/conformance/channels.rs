@@ -23,6 +23,25 @@ pub fn a_new_channel_is_empty(context: &Context) {
     assert_eq!(store.channels().expect("listed").names, ["new"]);
 }
 
+/// What is there is opened, at its head; what is not is not made by asking. Both are counted.
+pub fn what_is_not_there_is_not_opened(context: &Context) {
+    let store = context.open();
+    assert!(store.open_existing("a").expect("asked").is_none() && store.count().expect("counted") == 0);
+    assert_eq!(store.channels().expect("listed").names, Vec::<String>::new());
+    commit(&mut *store.open("a").expect("opened"), &[stored("1", "n", Value::Null, 1, 0)]);
+    store.create("b", "B").expect("created");
+    let store = context.reopen(store);
+    assert_eq!(store.count().expect("counted"), 2);
+    let mut channel = store.open_existing("a").expect("asked").expect("there");
+    assert_eq!(channel.head(), head(1));
+    commit(&mut *channel, &[stored("2", "n", Value::Null, 2, 0)]);
+    drop(channel);
+    assert_eq!(store.reader("a").expect("readable").head().expect("read"), head(2));
+    assert_eq!(store.open_existing("b").expect("asked").expect("there").site_id(), "B");
+    store.remove("a").expect("removed");
+    assert!(store.open_existing("a").expect("asked").is_none() && store.count().expect("counted") == 1);
+}
+
 /// A site id is 32 upper-case hex digits, another for each channel, and stays.
 pub fn a_site_id_is_made_once(context: &Context) {
     let store = context.open();

@@ -8,7 +8,7 @@ use crate::backend::{Backend, Durability, StoreOptions};
 use crate::change::{Position, Value};
 use crate::digest::{Digest, cell_hash};
 use crate::error::Result;
-use crate::store::{Cell, CellVisitor, ChangeStore, ChannelReader, ChannelStore, Head, OwnedCell};
+use crate::store::{Cell, CellVisitor, ChangeStore, ChannelReader, ChannelStore, Head, OwnedCell, Size};
 
 /// What a check is given: a backend, and a directory of its own.
 #[derive(Clone, Debug)]
@@ -83,6 +83,13 @@ pub fn read_all(reader: &mut dyn ChannelReader) -> (Vec<OwnedCell>, u64) {
     (cells, head.version)
 }
 
+/// The size, from nothing but the cells.
+pub fn size_of(cells: &[OwnedCell]) -> Size {
+    let mut size = Size::default();
+    cells.iter().for_each(|cell| size.add(cell.as_cell().bytes() as u64));
+    size
+}
+
 /// The digest, from nothing but the cells.
 pub fn digest_of(cells: &[OwnedCell]) -> Digest {
     let mut digest = Digest::default();
@@ -121,11 +128,12 @@ pub(super) fn commit(channel: &mut dyn ChannelStore, cells: &[OwnedCell]) {
     channel.commit(head(version)).expect("the commit succeeds");
 }
 
-/// A head of that version, with a digest that no other has.
+/// A head of that version, with a digest and a size that no other has.
 pub(super) fn head(version: u64) -> Head {
     Head {
         version,
         digest: Digest(u128::from(version).wrapping_mul(0x9E37_79B9_7F4A_7C15_F39C_C060_5CED_C835)),
+        size: Size { cells: version * 3, bytes: version << 20 },
     }
 }
 

@@ -16,7 +16,7 @@ mod transactions;
 
 pub use channels::*;
 pub use copies::*;
-pub use kit::{Context, collect, digest_of, read_all};
+pub use kit::{Context, collect, digest_of, read_all, size_of};
 pub use paging::*;
 pub use transactions::*;
 
@@ -28,6 +28,7 @@ macro_rules! conformance_tests {
         $crate::conformance_tests! { @tests $module, $backend, $in_dir,
             // Channels
             a_new_channel_is_empty
+            what_is_not_there_is_not_opened
             a_site_id_is_made_once
             a_channel_is_created_with_a_site_id
             a_channel_that_is_not_there_cannot_be_read

@@ -56,6 +56,15 @@ impl ChangeStore for MemoryStore {
         Ok(Box::new(MemoryChannel { head: channel.state().head, channel: Arc::clone(channel) }))
     }
 
+    fn open_existing(&self, channel: &str) -> Result<Option<Box<dyn ChannelStore>>> {
+        names::check(channel)?;
+        let channel = self.channels().get(channel).cloned();
+        Ok(channel.map(|channel| {
+            let head = channel.state().head;
+            Box::new(MemoryChannel { channel, head }) as Box<dyn ChannelStore>
+        }))
+    }
+
     fn create(&self, channel: &str, site_id: &str) -> Result<()> {
         names::check(channel)?;
         match self.channels().entry(channel.into()) {
@@ -71,6 +80,10 @@ impl ChangeStore for MemoryStore {
         names::check(channel)?;
         let channel = self.channels().get(channel).cloned().ok_or_else(|| no_such_channel(channel))?;
         Ok(Box::new(MemoryReader { channel }))
+    }
+
+    fn count(&self) -> Result<usize> {
+        Ok(self.channels().len())
     }
 
     fn channels(&self) -> Result<Listing> {

@@ -12,7 +12,7 @@ use foldhash::fast::RandomState;
 
 use crate::change::{Change, Position};
 use crate::error::Result;
-use crate::store::{ChannelStore, Head, RECEIVED, TrackedPeer, unix_time_s};
+use crate::store::{ChannelStore, Head, RECEIVED, Size, TrackedPeer, cell_bytes, unix_time_s};
 
 use rows::Rows;
 use rule::Verdict;
@@ -44,6 +44,35 @@ impl Default for Clamp {
     }
 }
 
+/// How large a channel may become; 0 means that there is no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Quota {
+    /// The most cells.
+    pub max_cells: u64,
+    /// The most bytes of them.
+    pub max_bytes: u64,
+}
+
+impl Quota {
+    /// What of a size is beyond it, though it was not there before: what makes a channel no larger is always within.
+    fn exceeded(&self, size: Size, before: Size) -> Option<Excess> {
+        let over = |max: u64, size: u64, before: u64| max > 0 && size > max && size > before;
+        if over(self.max_bytes, size.bytes, before.bytes) {
+            return Some(Excess::Bytes);
+        }
+        over(self.max_cells, size.cells, before.cells).then_some(Excess::Cells)
+    }
+}
+
+/// What a channel would have too many of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Excess {
+    /// Cells.
+    Cells,
+    /// Bytes.
+    Bytes,
+}
+
 /// What became of an update.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -63,6 +92,8 @@ pub enum Outcome {
         /// The highest value that would have been taken.
         max: u64,
     },
+    /// It was refused whole: with it, the channel would be larger than its [`Quota`], and than it was.
+    OverQuota(Excess),
 }
 
 /// Merges the updates in order and commits them durably in one transaction; gives each one's [`Outcome`].
@@ -70,8 +101,18 @@ pub enum Outcome {
 /// # Errors
 /// Nothing was merged, or, if the commit itself failed, perhaps all of it: drop the store and open it anew.
 pub fn merge(store: &mut dyn ChannelStore, updates: &[Update<'_>], clamp: &Clamp) -> Result<Vec<Outcome>> {
+    merge_within(store, updates, clamp, Quota::default())
+}
+
+/// The same, of a channel that may not grow beyond its quota.
+pub fn merge_within(
+    store: &mut dyn ChannelStore,
+    updates: &[Update<'_>],
+    clamp: &Clamp,
+    quota: Quota,
+) -> Result<Vec<Outcome>> {
     store.begin()?;
-    match run(store, updates, clamp) {
+    match run(store, updates, clamp, quota) {
         Ok(outcomes) => Ok(outcomes),
         Err(e) => {
             store.rollback();
@@ -80,12 +121,18 @@ pub fn merge(store: &mut dyn ChannelStore, updates: &[Update<'_>], clamp: &Clamp
     }
 }
 
-fn run(store: &mut dyn ChannelStore, updates: &[Update<'_>], clamp: &Clamp) -> Result<Vec<Outcome>> {
+fn run(
+    store: &mut dyn ChannelStore,
+    updates: &[Update<'_>],
+    clamp: &Clamp,
+    quota: Quota,
+) -> Result<Vec<Outcome>> {
     let mut group = Group {
         head: store.head(),
         rows: Rows::with_capacity(updates.iter().map(|u| u.changes.len()).sum()),
         places: Vec::new(),
         peers: HashMap::default(),
+        quota,
     };
     let mut outcomes = Vec::with_capacity(updates.len());
     for update in updates {
@@ -111,6 +158,7 @@ struct Group<'a> {
     /// Where each change of the current update finds its row and its cell.
     places: Vec<(usize, usize)>,
     peers: HashMap<&'a str, u64, RandomState>,
+    quota: Quota,
 }
 
 impl<'a> Group<'a> {
@@ -123,8 +171,11 @@ impl<'a> Group<'a> {
         if let Some(refused) = self.find_places(store, update.changes, clamp)? {
             return Ok(refused);
         }
-        let peer = self.peers.entry(update.site_id).or_default();
-        *peer = update.version.max(*peer);
+        let before = self.head;
+        let may_exceed = self.quota.exceeded(most_after(before.size, update.changes), before.size).is_some();
+        if may_exceed {
+            self.rows.remember();
+        }
 
         let version = self.head.version + 1;
         let mut winners = Vec::new();
@@ -136,18 +187,26 @@ impl<'a> Group<'a> {
             match rule::decide(row_cl, clock, change) {
                 Verdict::Lost => continue,
                 Verdict::Put => {}
-                Verdict::Delete => self.rows.clear(store, row, &mut self.head.digest)?,
+                Verdict::Delete => self.rows.clear(store, row, &mut self.head)?,
                 Verdict::NewLife => {
-                    self.rows.clear(store, row, &mut self.head.digest)?;
+                    self.rows.clear(store, row, &mut self.head)?;
                     if change.cl > 1 && !change.is_sentinel() {
-                        self.rows.put_sentinel(row, change, version, &mut self.head.digest);
+                        self.rows.put_sentinel(row, change, version, &mut self.head);
                         sentinels.push(row);
                     }
                 }
             }
-            self.rows.put(row, cell, change, at, &mut self.head.digest);
+            self.rows.put(row, cell, change, at, &mut self.head);
             winners.push(index as u32);
         }
+        if may_exceed && let Some(excess) = self.quota.exceeded(self.head.size, before.size) {
+            self.rows.undo();
+            self.head = before;
+            return Ok(Outcome::OverQuota(excess));
+        }
+        self.rows.forget();
+        let peer = self.peers.entry(update.site_id).or_default();
+        *peer = update.version.max(*peer);
         // A sentinel that nobody sent takes a place behind the winners: theirs count from 0 in message order.
         for (n, row) in sentinels.into_iter().enumerate() {
             self.rows.place_sentinel(row, Position { version, seq: (winners.len() + n) as u64 });
@@ -183,4 +242,10 @@ impl<'a> Group<'a> {
         }
         Ok(None)
     }
+}
+
+/// The most that a channel can have after the changes: each adds its cell, and a sentinel that is no larger.
+fn most_after(before: Size, changes: &[Change<'_>]) -> Size {
+    let bytes: usize = changes.iter().map(|c| cell_bytes(c.table, c.pk, c.cid, &c.val)).sum();
+    Size { cells: before.cells + 2 * changes.len() as u64, bytes: before.bytes + 2 * bytes as u64 }
 }

@@ -8,9 +8,9 @@ use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 
 use crate::change::{Change, OwnedValue, Position, SENTINEL, Value};
-use crate::digest::{Digest, cell_hash};
+use crate::digest::cell_hash;
 use crate::error::Result;
-use crate::store::{Cell, ChannelStore};
+use crate::store::{Cell, ChannelStore, Head, cell_bytes};
 
 /// Cells that are loaded with their row; of a wider row the others are looked up one by one. Most rows are read with
 /// one look-up so, and a row of a million cells costs no more than one of this many.
@@ -28,6 +28,8 @@ pub(super) struct Rows<'a> {
     row_index: HashTable<usize>,
     cell_index: HashTable<usize>,
     hasher: RandomState,
+    /// `None` where nothing need be taken back.
+    undo: Option<Vec<Undo<'a>>>,
 }
 
 struct Row<'a> {
@@ -57,11 +59,13 @@ enum State<'a> {
         col_version: u64,
         val: OwnedValue,
         hash: u128,
+        bytes: u64,
     },
     /// A change won it.
     Won {
         change: Change<'a>,
         hash: u128,
+        bytes: u64,
         at: Position,
     },
 }
@@ -75,16 +79,28 @@ impl<'a> CellState<'a> {
         }
     }
 
-    /// Replaces the state, and keeps the digest in step.
-    fn set(&mut self, now: State<'a>, digest: &mut Digest) {
-        let hash = |state: &State<'_>| match state {
-            State::Absent => 0,
-            State::Loaded { hash, .. } | State::Won { hash, .. } => *hash,
+    /// Replaces the state, and keeps digest and size in step; gives the one before.
+    fn set(&mut self, now: State<'a>, head: &mut Head) -> State<'a> {
+        let weight = |state: &State<'_>| match state {
+            State::Absent => None,
+            State::Loaded { hash, bytes, .. } | State::Won { hash, bytes, .. } => Some((*hash, *bytes)),
         };
-        digest.sub(hash(&self.now));
-        digest.add(hash(&now));
-        self.now = now;
+        if let Some((hash, bytes)) = weight(&self.now) {
+            head.digest.sub(hash);
+            head.size.sub(bytes);
+        }
+        if let Some((hash, bytes)) = weight(&now) {
+            head.digest.add(hash);
+            head.size.add(bytes);
+        }
+        std::mem::replace(&mut self.now, now)
     }
+}
+
+/// What an update has changed, to be taken back if it makes the channel too large.
+enum Undo<'a> {
+    Cell(usize, State<'a>),
+    RowCl(usize, u64),
 }
 
 impl<'a> Rows<'a> {
@@ -95,6 +111,7 @@ impl<'a> Rows<'a> {
             row_index: HashTable::with_capacity(changes),
             cell_index: HashTable::with_capacity(changes),
             hasher: RandomState::default(),
+            undo: None,
         }
     }
 
@@ -151,19 +168,14 @@ impl<'a> Rows<'a> {
     }
 
     /// Takes every cell of the row away, the sentinel too.
-    pub(super) fn clear(
-        &mut self,
-        store: &mut dyn ChannelStore,
-        row: usize,
-        digest: &mut Digest,
-    ) -> Result<()> {
+    pub(super) fn clear(&mut self, store: &mut dyn ChannelStore, row: usize, head: &mut Head) -> Result<()> {
         if !self.rows[row].complete {
             self.load(store, row, usize::MAX)?;
             self.rows[row].complete = true;
         }
         let mut cell = self.rows[row].first;
         while cell != NONE {
-            self.cells[cell].set(State::Absent, digest);
+            self.set(cell, State::Absent, head);
             cell = self.cells[cell].next;
         }
         Ok(())
@@ -176,12 +188,43 @@ impl<'a> Rows<'a> {
         cell: usize,
         change: &Change<'a>,
         at: Position,
-        digest: &mut Digest,
+        head: &mut Head,
     ) {
         let Change { table, pk, cid, ref val, col_version, cl, .. } = *change;
         let hash = cell_hash(table, pk, cid, val, col_version, cl);
-        self.cells[cell].set(State::Won { change: *change, hash, at }, digest);
+        let bytes = cell_bytes(table, pk, cid, val) as u64;
+        self.set(cell, State::Won { change: *change, hash, bytes, at }, head);
+        if let Some(undo) = &mut self.undo {
+            undo.push(Undo::RowCl(row, self.rows[row].cl));
+        }
         self.rows[row].cl = cl;
+    }
+
+    fn set(&mut self, cell: usize, now: State<'a>, head: &mut Head) {
+        let before = self.cells[cell].set(now, head);
+        if let Some(undo) = &mut self.undo {
+            undo.push(Undo::Cell(cell, before));
+        }
+    }
+
+    /// From here on, what is changed can be taken back.
+    pub(super) fn remember(&mut self) {
+        self.undo = Some(Vec::new());
+    }
+
+    /// What was changed stays.
+    pub(super) fn forget(&mut self) {
+        self.undo = None;
+    }
+
+    /// Takes back what was changed since [`Rows::remember`]. What was looked up is still right.
+    pub(super) fn undo(&mut self) {
+        for undo in self.undo.take().into_iter().flatten().rev() {
+            match undo {
+                Undo::Cell(cell, before) => self.cells[cell].now = before,
+                Undo::RowCl(row, cl) => self.rows[row].cl = cl,
+            }
+        }
     }
 
     /// Gives the row the sentinel that a cell of a new life brings with it.
@@ -190,14 +233,14 @@ impl<'a> Rows<'a> {
         row: usize,
         cell_change: &Change<'a>,
         version: u64,
-        digest: &mut Digest,
+        head: &mut Head,
     ) {
         let cl = cell_change.cl;
         let change = Change { cid: SENTINEL, val: Value::Null, col_version: cl, ..*cell_change };
         let sentinel = self
             .known_cell(row, SENTINEL)
             .unwrap_or_else(|| self.add(row, Cow::Borrowed(SENTINEL), None, State::Absent));
-        self.put(row, sentinel, &change, Position { version, seq: UNPLACED_SEQ }, digest);
+        self.put(row, sentinel, &change, Position { version, seq: UNPLACED_SEQ }, head);
     }
 
     /// Moves such a sentinel to its place, unless a later change of the update has won over it.
@@ -251,7 +294,8 @@ impl<'a> Rows<'a> {
     fn add_loaded(&mut self, row: usize, cell: &Cell<'_>) {
         let Cell { table, pk, cid, ref val, col_version, cl, at, .. } = *cell;
         let hash = cell_hash(table, pk, cid, val, col_version, cl);
-        let state = State::Loaded { col_version, val: val.to_owned(), hash };
+        let bytes = cell_bytes(table, pk, cid, val) as u64;
+        let state = State::Loaded { col_version, val: val.to_owned(), hash, bytes };
         self.add(row, Cow::Owned(cid.into()), Some(at), state);
         // The sentinel's clock if there is one, else 1.
         let cl = if cid == SENTINEL { col_version } else { 1 };

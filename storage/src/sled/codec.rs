@@ -7,7 +7,7 @@
 //! | `n` name | the channel's id |
 //! | `x` id | nothing: the channel is removed, its keys are being swept away |
 //! | `c` id `s` | the site id |
-//! | `c` id `h` | the head: version, digest |
+//! | `c` id `h` | the head: version, digest, cells and bytes (not in older databases) |
 //! | `c` id `p` site, tag, event | a tracked peer's version, when it was last seen |
 //! | `c` id `r` table, pk, cid | the position of the cell |
 //! | `c` id `v` version, seq | the cell |
@@ -17,7 +17,7 @@
 
 use crate::change::{Position, Value};
 use crate::digest::Digest;
-use crate::store::{Cell, Head, TrackedPeer};
+use crate::store::{Cell, Head, Size, TrackedPeer};
 
 /// The format of this file.
 pub(super) const FORMAT: &[u8] = &[2];
@@ -145,14 +145,18 @@ pub(super) fn position(bytes: &[u8]) -> Option<Position> {
 
 /// A head as a value.
 pub(super) fn head_bytes(head: Head) -> Vec<u8> {
-    [&head.version.to_be_bytes()[..], &head.digest.0.to_be_bytes()].concat()
+    let size = pair(head.size.cells, head.size.bytes);
+    [&head.version.to_be_bytes()[..], &head.digest.0.to_be_bytes(), &size].concat()
 }
 
-/// Reads [`head_bytes`].
-pub(super) fn head(bytes: &[u8]) -> Option<Head> {
-    let (version, digest) = bytes.split_first_chunk::<8>()?;
-    let digest = u128::from_be_bytes(digest.try_into().ok()?);
-    Some(Head { version: u64::from_be_bytes(*version), digest: Digest(digest) })
+/// Reads [`head_bytes`]; `false` if they are of an older database and do not tell the size.
+pub(super) fn head(bytes: &[u8]) -> Option<(Head, bool)> {
+    let mut bytes = Bytes(bytes);
+    let version = bytes.number()?;
+    let digest = Digest(u128::from(bytes.number()?) << 64 | u128::from(bytes.number()?));
+    let sized = !bytes.0.is_empty();
+    let size = if sized { Size { cells: bytes.number()?, bytes: bytes.number()? } } else { Size::default() };
+    bytes.0.is_empty().then_some((Head { version, digest, size }, sized))
 }
 
 /// Reads a number that is a whole value.
@@ -304,8 +308,11 @@ mod tests {
         assert_eq!(peer(&key[..key.len() - 1], &peer_bytes(&one)), None);
         assert_eq!(peer(&key, &peer_bytes(&one)[..15]), None);
         assert_eq!(peer(b"c", b""), None);
-        let two = Head { version: 4, digest: Digest(u128::MAX - 1) };
-        assert_eq!(head(&head_bytes(two)), Some(two));
+        let two = Head { version: 4, digest: Digest(u128::MAX - 1), size: Size { cells: 3, bytes: 1 << 40 } };
+        assert_eq!(head(&head_bytes(two)), Some((two, true)));
+        let unsized_head = Head { size: Size::default(), ..two };
+        assert_eq!(head(&head_bytes(two)[..24]), Some((unsized_head, false)));
+        assert_eq!(head(&head_bytes(two)[..32]), None);
         assert_eq!(head(b"short"), None);
     }
 }

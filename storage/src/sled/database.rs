@@ -11,7 +11,7 @@ use super::engine::{Engine, corrupt};
 use super::snapshots::Shared;
 use crate::backend::StoreOptions;
 use crate::error::Result;
-use crate::store::Head;
+use crate::store::{Head, Size};
 
 /// How many keys one batch of a channel's removal takes.
 const SWEEP_KEYS: usize = 1_000;
@@ -65,9 +65,26 @@ impl Database {
         }
         let Some(id) = self.id(channel)? else { return Ok(None) };
         let head = self.engine.get(channel, &codec::head_key(id))?;
-        let head =
-            head.and_then(|bytes| codec::head(&bytes)).ok_or_else(|| corrupt(channel, "it has no head"))?;
+        let head = head.and_then(|bytes| codec::head(&bytes));
+        let (mut head, sized) = head.ok_or_else(|| corrupt(channel, "it has no head"))?;
+        if !sized {
+            // Its next commit writes it down.
+            head.size = self.count(channel, id)?;
+        }
         Ok(Some(channels.add(channel, id, head)))
+    }
+
+    /// Counts a channel's cells. Nobody has it open.
+    fn count(&self, channel: &str, id: u64) -> Result<Size> {
+        let mut size = Size::default();
+        for item in self.engine.prefix(channel, &codec::positions_prefix(id))? {
+            let (key, bytes) = item?;
+            let cell = codec::position_in_key(&key).and_then(|at| codec::cell(at, &bytes));
+            let cell =
+                cell.ok_or_else(|| corrupt(channel, format!("a cell cannot be read, at key {key:?}")))?;
+            size.add(cell.bytes() as u64);
+        }
+        Ok(size)
     }
 
     /// Makes a channel. It is durable after the next sync.

@@ -23,8 +23,10 @@ use crate::store::{ChangeStore, ChannelReader, ChannelStore, Listing, new_site_i
 
 use channel::SledChannel;
 use current::{Current, Handle};
+use database::Database;
 use engine::corrupt;
 use reader::SledReader;
+use snapshots::Shared;
 
 /// sled.
 pub const BACKEND: Backend = Backend {
@@ -43,6 +45,17 @@ impl SledStore {
     fn open(options: &StoreOptions) -> Result<Self> {
         Ok(SledStore { current: Arc::new(Current::open(options)?) })
     }
+
+    fn writer(
+        &self,
+        database: &Database,
+        shared: Arc<Shared>,
+        channel: &str,
+    ) -> Result<Box<dyn ChannelStore>> {
+        let site_id = database.engine.site_id(channel, shared.id)?;
+        let handle = Handle::new(&self.current, database, shared, channel);
+        Ok(Box::new(SledChannel::open(handle, site_id)?))
+    }
 }
 
 impl ChangeStore for SledStore {
@@ -58,9 +71,14 @@ impl ChangeStore for SledStore {
         if is_new {
             database.engine.sync(channel)?;
         }
-        let site_id = database.engine.site_id(channel, shared.id)?;
-        let handle = Handle::new(&self.current, &database, shared, channel);
-        Ok(Box::new(SledChannel::open(handle, site_id)?))
+        self.writer(&database, shared, channel)
+    }
+
+    fn open_existing(&self, channel: &str) -> Result<Option<Box<dyn ChannelStore>>> {
+        names::check(channel)?;
+        let database = self.current.get(channel)?;
+        let found = database.shared(&mut database.channels(), channel)?;
+        found.map(|shared| self.writer(&database, shared, channel)).transpose()
     }
 
     fn create(&self, channel: &str, site_id: &str) -> Result<()> {
@@ -81,6 +99,15 @@ impl ChangeStore for SledStore {
         let shared = database.shared(&mut database.channels(), channel)?;
         let shared = shared.ok_or_else(|| no_such_channel(channel))?;
         Ok(Box::new(SledReader::new(Handle::new(&self.current, &database, shared, channel))))
+    }
+
+    fn count(&self) -> Result<usize> {
+        let mut count = 0;
+        for item in self.current.get("")?.engine.prefix("", codec::NAMES)? {
+            item?;
+            count += 1;
+        }
+        Ok(count)
     }
 
     fn channels(&self) -> Result<Listing> {

@@ -37,8 +37,14 @@ pub(super) struct SqliteChannel {
 }
 
 impl SqliteChannel {
-    pub(super) fn open(path: &Path, channel: &str, options: &StoreOptions) -> Result<Self> {
-        let mut opened = open::writer(path, channel, options)?;
+    /// Opens the channel; if it is not there, makes it if it is to be made, else gives `None`.
+    pub(super) fn open(
+        path: &Path,
+        channel: &str,
+        options: &StoreOptions,
+        make: bool,
+    ) -> Result<Option<Self>> {
+        let Some(mut opened) = open::writer(path, channel, options, make)? else { return Ok(None) };
         let tables = match &options.schema {
             Some(schema) => Tables::open(&mut opened.conn, schema).map(Some),
             None => tables::abandon(&opened.conn).map(|()| None),
@@ -46,15 +52,15 @@ impl SqliteChannel {
         let tables = tables.map_err(|e| error(channel, "making its tables", e))?;
         let more = if tables.is_some() { tables::STATEMENTS } else { 0 };
         opened.conn.set_prepared_statement_cache_capacity(STATEMENTS + more);
-        let head = open::head(&opened.conn).map_err(|e| error(channel, "reading its version", e))?;
-        Ok(SqliteChannel {
+        let head = open::head(&opened.conn, true).map_err(|e| error(channel, "reading its version", e))?;
+        Ok(Some(SqliteChannel {
             conn: opened.conn,
             channel: channel.into(),
             site_id: opened.site_id,
             head,
             seen: LatelySeen::default(),
             tables,
-        })
+        }))
     }
 
     fn execute(&self, doing: &'static str, sql: &str, params: impl rusqlite::Params) -> Result<usize> {
@@ -177,8 +183,11 @@ impl ChannelStore for SqliteChannel {
                 "UPDATE crdt_db_version SET version = ?1",
                 [head.version as i64],
             )?;
-            let sql = "UPDATE causeway_state SET digest = ?1";
-            self.execute("setting its digest", sql, [head.digest.to_string()])?;
+            self.execute(
+                "setting its digest and size",
+                "UPDATE causeway_state SET digest = ?1, cells = ?2, bytes = ?3",
+                params![head.digest.to_string(), head.size.cells as i64, head.size.bytes as i64],
+            )?;
         }
         self.execute("committing", "COMMIT", [])?;
         self.head = head;

@@ -52,7 +52,13 @@ impl SqliteStore {
 
 impl ChangeStore for SqliteStore {
     fn open(&self, channel: &str) -> Result<Box<dyn ChannelStore>> {
-        Ok(Box::new(SqliteChannel::open(&self.path(channel)?, channel, &self.options)?))
+        let opened = SqliteChannel::open(&self.path(channel)?, channel, &self.options, true)?;
+        Ok(Box::new(opened.ok_or_else(|| StoreError::Missing { channel: channel.into() })?))
+    }
+
+    fn open_existing(&self, channel: &str) -> Result<Option<Box<dyn ChannelStore>>> {
+        let opened = SqliteChannel::open(&self.path(channel)?, channel, &self.options, false)?;
+        Ok(opened.map(|opened| Box::new(opened) as Box<dyn ChannelStore>))
     }
 
     fn create(&self, channel: &str, site_id: &str) -> Result<()> {
@@ -61,6 +67,15 @@ impl ChangeStore for SqliteStore {
 
     fn reader(&self, channel: &str) -> Result<Box<dyn ChannelReader>> {
         Ok(Box::new(SqliteReader::open(&self.path(channel)?, channel, &self.options)?))
+    }
+
+    fn count(&self) -> Result<usize> {
+        let mut count = 0;
+        for entry in fs::read_dir(&self.options.dir).map_err(|e| self.directory_error(e))? {
+            let name = entry.map_err(|e| self.directory_error(e))?.file_name();
+            count += usize::from(name.to_str().is_some_and(|name| name.ends_with(".db")));
+        }
+        Ok(count)
     }
 
     fn channels(&self) -> Result<Listing> {

@@ -8,15 +8,17 @@ use super::error;
 use crate::backend::{Durability, StoreOptions};
 use crate::digest::Digest;
 use crate::error::{Result, StoreError};
-use crate::store::Head;
+use crate::store::{Head, Size};
 
 /// `PRAGMA application_id` of a channel's file: "CWAY".
 const APPLICATION_ID: i64 = 0x4357_4159;
 
 /// `PRAGMA user_version`: the version of the schema.
-const SCHEMA_VERSION: i64 = 3;
+const SCHEMA_VERSION: i64 = 4;
 
-/// The version before, which has no views. Such a file can be read, and gets them when it is opened for writing.
+/// The version that does not know its size, and the one before, which has no views either. Such a file can be read, and gets
+/// what it lacks when it is opened for writing.
+const WITHOUT_SIZE: i64 = 3;
 const WITHOUT_VIEWS: i64 = 2;
 
 /// The page that SQLite makes unless it is told otherwise, in bytes.
@@ -39,18 +41,31 @@ pub(super) struct Opened {
     pub(super) site_id: String,
 }
 
-/// Opens the channel's file for writing; makes it if it is not there.
-pub(super) fn writer(path: &Path, channel: &str, options: &StoreOptions) -> Result<Opened> {
+/// Opens the channel's file for writing; if it is not there, makes it if it is to be made, else gives `None`.
+pub(super) fn writer(
+    path: &Path,
+    channel: &str,
+    options: &StoreOptions,
+    make: bool,
+) -> Result<Option<Opened>> {
     let failed = |e| error(channel, "opening its file", e);
-    let mut conn = connect(path, OpenFlags::SQLITE_OPEN_CREATE, options).map_err(failed)?;
+    if !make && !is_there(path)? {
+        return Ok(None);
+    }
+    let more = if make { OpenFlags::SQLITE_OPEN_CREATE } else { OpenFlags::empty() };
+    let mut conn = connect(path, more, options).map_err(failed)?;
     if is_empty(&conn).map_err(failed)? {
+        if !make {
+            return Ok(None);
+        }
         fill(&mut conn, channel, &crate::store::new_site_id()).map_err(failed)?;
     }
-    if check(&conn, channel)? == WITHOUT_VIEWS {
-        add_views(&mut conn).map_err(|e| error(channel, "adding views to its file", e))?;
+    let version = check(&conn, channel)?;
+    if version < SCHEMA_VERSION {
+        upgrade(&mut conn, version).map_err(|e| error(channel, "bringing its file up to date", e))?;
     }
     let site_id = site_id(&conn).map_err(failed)?;
-    Ok(Opened { conn, site_id })
+    Ok(Some(Opened { conn, site_id }))
 }
 
 /// Makes the channel's file.
@@ -63,11 +78,14 @@ pub(super) fn create(path: &Path, channel: &str, site_id: &str, options: &StoreO
     fill(&mut conn, channel, site_id).map_err(failed)
 }
 
-/// Opens the channel's file for reading only.
-pub(super) fn reader(path: &Path, channel: &str, options: &StoreOptions) -> Result<Connection> {
+fn is_there(path: &Path) -> Result<bool> {
+    path.try_exists().map_err(|source| StoreError::Directory { path: path.into(), source })
+}
+
+/// Opens the channel's file for reading only; `false` if it does not know its size.
+pub(super) fn reader(path: &Path, channel: &str, options: &StoreOptions) -> Result<(Connection, bool)> {
     let failed = |e| error(channel, "opening its file for reading", e);
-    let there = path.try_exists().map_err(|source| StoreError::Directory { path: path.into(), source })?;
-    if !there {
+    if !is_there(path)? {
         return Err(StoreError::Missing { channel: channel.into() });
     }
     // A read-only handle cannot open a file in WAL mode that nobody else has open, so this one just promises.
@@ -77,8 +95,8 @@ pub(super) fn reader(path: &Path, channel: &str, options: &StoreOptions) -> Resu
     if is_empty(&conn).map_err(failed)? {
         return Err(StoreError::Missing { channel: channel.into() });
     }
-    check(&conn, channel)?;
-    Ok(conn)
+    let sized = check(&conn, channel)? == SCHEMA_VERSION;
+    Ok((conn, sized))
 }
 
 /// The channel whose file this is; `None` if the file is not finished.
@@ -92,12 +110,31 @@ pub(super) fn channel_of(path: &Path) -> Result<Option<String>> {
     conn.query_row("SELECT channel FROM causeway_state", [], |row| row.get(0)).map(Some).map_err(failed)
 }
 
-/// Version and digest of the last commit.
-pub(super) fn head(conn: &Connection) -> rusqlite::Result<Head> {
-    let mut select = conn.prepare_cached("SELECT version, digest FROM crdt_db_version, causeway_state")?;
+/// What [`crate::store::Size`] says, counted.
+macro_rules! count_cells {
+    () => {
+        r#"SELECT count(*) AS cells, coalesce(sum(64 + octet_length("table") + octet_length(pk) + iif(cid = '-1', 0,
+             octet_length(cid) + iif(typeof(val) IN ('text', 'blob'), octet_length(val), 8))), 0) AS bytes
+           FROM crdt_changes"#
+    };
+}
+
+/// The head of the last commit. Where the file is not `sized`, it is counted.
+pub(super) fn head(conn: &Connection, sized: bool) -> rusqlite::Result<Head> {
+    let mut select = conn.prepare_cached(if sized {
+        "SELECT version, digest, cells, bytes FROM crdt_db_version, causeway_state"
+    } else {
+        concat!(
+            "SELECT version, digest, counted.cells, counted.bytes FROM crdt_db_version, causeway_state, (",
+            count_cells!(),
+            ") AS counted"
+        )
+    })?;
     select.query_row([], |row| {
+        let number = |i| row.get::<_, i64>(i).map(|n| n as u64);
         let digest = Digest::parse(row.get_ref(1)?.as_str()?).ok_or(rusqlite::Error::InvalidQuery)?;
-        Ok(Head { version: row.get::<_, i64>(0)? as u64, digest })
+        let size = Size { cells: number(2)?, bytes: number(3)? };
+        Ok(Head { version: number(0)?, digest, size })
     })
 }
 
@@ -146,16 +183,26 @@ fn fill(conn: &mut Connection, channel: &str, site_id: &str) -> rusqlite::Result
     tx.pragma_update(None, "user_version", SCHEMA_VERSION)?;
     tx.execute("INSERT INTO crdt_site_id VALUES (?)", [site_id])?;
     tx.execute("INSERT INTO crdt_db_version VALUES (0)", [])?;
-    tx.execute("INSERT INTO causeway_state VALUES (?, ?)", (channel, Digest::default().to_string()))?;
+    let state = "INSERT INTO causeway_state (channel, digest) VALUES (?, ?)";
+    tx.execute(state, (channel, Digest::default().to_string()))?;
     tx.commit()
 }
 
 const VIEWS: &str = include_str!("views.sql");
 
-/// Brings a file from [`WITHOUT_VIEWS`] to [`SCHEMA_VERSION`].
-fn add_views(conn: &mut Connection) -> rusqlite::Result<()> {
+/// Brings a file from an older version to [`SCHEMA_VERSION`].
+fn upgrade(conn: &mut Connection, version: i64) -> rusqlite::Result<()> {
     let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    tx.execute_batch(VIEWS)?;
+    if version == WITHOUT_VIEWS {
+        tx.execute_batch(VIEWS)?;
+    }
+    tx.execute_batch(concat!(
+        "ALTER TABLE causeway_state ADD COLUMN cells INTEGER NOT NULL DEFAULT 0;
+         ALTER TABLE causeway_state ADD COLUMN bytes INTEGER NOT NULL DEFAULT 0;
+         UPDATE causeway_state SET (cells, bytes) = (",
+        count_cells!(),
+        ");"
+    ))?;
     tx.pragma_update(None, "user_version", SCHEMA_VERSION)?;
     tx.commit()
 }
@@ -169,7 +216,7 @@ fn check(conn: &Connection, channel: &str) -> Result<i64> {
         return corrupt("its file was not made by Causeway".into());
     }
     let version = pragma("user_version")?;
-    if ![SCHEMA_VERSION, WITHOUT_VIEWS].contains(&version) {
+    if ![SCHEMA_VERSION, WITHOUT_SIZE, WITHOUT_VIEWS].contains(&version) {
         return corrupt(format!("its file has schema {version}, this Causeway reads {SCHEMA_VERSION}"));
     }
     let name: String =

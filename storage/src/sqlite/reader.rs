@@ -21,11 +21,13 @@ const COUNT_TABLES: &str = r#"SELECT "table", rows - coalesce(deleted, 0), coale
 pub(super) struct SqliteReader {
     conn: Connection,
     channel: String,
+    sized: bool,
 }
 
 impl SqliteReader {
     pub(super) fn open(path: &Path, channel: &str, options: &StoreOptions) -> Result<Self> {
-        Ok(SqliteReader { conn: open::reader(path, channel, options)?, channel: channel.into() })
+        let (conn, sized) = open::reader(path, channel, options)?;
+        Ok(SqliteReader { conn, channel: channel.into(), sized })
     }
 }
 
@@ -34,7 +36,7 @@ impl ChannelReader for SqliteReader {
         let mut run = || {
             // One snapshot for the head and the cells.
             let snapshot = self.conn.unchecked_transaction()?;
-            let head = open::head(&snapshot)?;
+            let head = open::head(&snapshot, self.sized)?;
             if after.version <= head.version {
                 let mut select = snapshot.prepare_cached(select_cells!(
                     "WHERE (db_version, seq) > (?1, ?2) ORDER BY db_version, seq"
@@ -47,7 +49,7 @@ impl ChannelReader for SqliteReader {
     }
 
     fn head(&mut self) -> Result<Head> {
-        open::head(&self.conn).map_err(|e| error(&self.channel, "reading its version", e))
+        open::head(&self.conn, self.sized).map_err(|e| error(&self.channel, "reading its version", e))
     }
 
     fn site_id(&mut self) -> Result<String> {

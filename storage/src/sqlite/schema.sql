@@ -33,4 +33,9 @@ CREATE TABLE causeway_peers_seen (
   PRIMARY KEY (site_id, tag, event)
 ) STRICT, WITHOUT ROWID;
 
-CREATE TABLE causeway_state (channel TEXT NOT NULL, digest TEXT NOT NULL) STRICT;
+CREATE TABLE causeway_state (
+  channel TEXT    NOT NULL,
+  digest  TEXT    NOT NULL,
+  cells   INTEGER NOT NULL DEFAULT 0,  -- how many there are,
+  bytes   INTEGER NOT NULL DEFAULT 0   -- and what they count
+) STRICT;

@@ -3,7 +3,7 @@
 
 use causeway_storage::change::OwnedValue;
 use causeway_storage::conformance::collect;
-use causeway_storage::{Clamp, Position, SENTINEL};
+use causeway_storage::{Clamp, Excess, Outcome, Position, Quota, SENTINEL};
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use proptest::test_runner::{Config, TestRunner};
@@ -15,6 +15,7 @@ crate::on_every_store! {
     order_and_repetition_make_no_difference
     grouping_makes_no_difference
     outcomes_and_cells_are_the_models
+    a_quota_refuses_what_makes_the_channel_too_large
     pages_from_any_cursor_give_all
 }
 
@@ -88,6 +89,48 @@ fn outcomes_and_cells_are_the_models(store: &Store) {
 }
 
 /// What lies after a position is what a page after it gives; pages of any size give all of it.
+fn a_quota_refuses_what_makes_the_channel_too_large(store: &Store) {
+    let quotas = (select(vec![0u64, 1, 3, 5, 151]), select(vec![0u64, 100, 300, 500, 12_000]));
+    let cases = (history(), cuts(), cuts(), wide_cl(), quotas);
+    run(store, 512, cases, |(changes, updates, groups, wide_cl, (max_cells, max_bytes))| {
+        let mut channel = channel(store, wide_cl);
+        let mut model = model(wide_cl);
+        for group in cut(&cut(&changes, &updates), &groups) {
+            let mut expected = Vec::new();
+            for update in &group {
+                let mut with = model.clone();
+                let outcome = with.update(update);
+                let (before, after) = (model.size(), with.size());
+                if max_bytes > 0 && after.bytes > max_bytes.max(before.bytes) {
+                    expected.push(Outcome::OverQuota(Excess::Bytes));
+                } else if max_cells > 0 && after.cells > max_cells.max(before.cells) {
+                    expected.push(Outcome::OverQuota(Excess::Cells));
+                } else {
+                    expected.push(outcome);
+                    model = with;
+                }
+            }
+            let quota = Quota { max_cells, max_bytes };
+            prop_assert_eq!(channel.merge_within(&group, &Clamp::default(), quota), expected);
+            prop_assert_eq!(channel.content(), model.content());
+        }
+        model.assert_stored(&channel.cells());
+        // A row that lives can always be deleted.
+        let rows: Vec<_> =
+            model.content().into_iter().map(|((table, pk, _), (_, _, cl))| (table, pk, cl)).collect();
+        for (table, pk, cl) in rows {
+            if cl % 2 == 1 {
+                let delete = OwnedChange { table, ..OwnedChange::sentinel(&pk, cl + 1) };
+                let quota = Quota { max_cells: 1, max_bytes: 1 };
+                let outcomes = channel.merge_within(&[vec![delete]], &Clamp::default(), quota);
+                prop_assert!(matches!(outcomes[..], [Outcome::Merged { .. }]), "{:?}", outcomes);
+            }
+        }
+        channel.cells();
+        Ok(())
+    });
+}
+
 fn pages_from_any_cursor_give_all(store: &Store) {
     let cases = (history(), cuts(), 1usize..8);
     run(store, 64, cases, |(changes, updates, limit)| {

@@ -5,6 +5,7 @@ use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 use causeway_storage::change::OwnedValue;
+use causeway_storage::store::{Size, cell_bytes};
 use causeway_storage::{Change, Clamp, Outcome, OwnedCell, Position, SENTINEL, Value};
 
 /// A change that owns its parts.
@@ -96,6 +97,15 @@ impl Model {
         self.rows.iter().flat_map(|((table, pk), row)| {
             row.iter().map(move |(cid, cell)| ((table.clone(), pk.clone(), cid.clone()), cell))
         })
+    }
+
+    /// How many cells there are, and what they count.
+    pub(crate) fn size(&self) -> Size {
+        let mut size = Size::default();
+        for ((table, pk, cid), cell) in self.cells() {
+            size.add(cell_bytes(&table, &pk, &cid, &cell.val.as_value()) as u64);
+        }
+        size
     }
 
     pub(crate) fn content(&self) -> Content {

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use causeway_storage::OwnedCell;
-use causeway_storage::conformance::{digest_of, read_all};
+use causeway_storage::conformance::{digest_of, read_all, size_of};
 use causeway_storage::store::TrackedPeer;
 use causeway_storage::{
-    Backend, Change, ChangeStore, ChannelStore, Clamp, Durability, Head, Outcome, StoreOptions, Update, merge,
+    Backend, Change, ChangeStore, ChannelStore, Clamp, Durability, Head, Outcome, Quota, StoreOptions,
+    Update, merge_within,
 };
 use tempfile::TempDir;
 
@@ -50,6 +51,16 @@ pub(crate) struct Channel {
 impl Channel {
     /// Merges updates of one site, at versions 1, 2, …, in one group commit.
     pub(crate) fn merge(&mut self, updates: &[Vec<OwnedChange>], clamp: &Clamp) -> Vec<Outcome> {
+        self.merge_within(updates, clamp, Quota::default())
+    }
+
+    /// The same, of a channel with a quota.
+    pub(crate) fn merge_within(
+        &mut self,
+        updates: &[Vec<OwnedChange>],
+        clamp: &Clamp,
+        quota: Quota,
+    ) -> Vec<Outcome> {
         let changes: Vec<Vec<Change<'_>>> =
             updates.iter().map(|update| update.iter().map(OwnedChange::as_change).collect()).collect();
         let updates: Vec<Update<'_>> = changes
@@ -57,7 +68,7 @@ impl Channel {
             .zip(1..)
             .map(|(changes, version)| Update { site_id: "CLIENT", version, changes })
             .collect();
-        let outcomes = merge(&mut *self.writer, &updates, clamp).expect("the merge succeeds");
+        let outcomes = merge_within(&mut *self.writer, &updates, clamp, quota).expect("the merge succeeds");
         assert_eq!(outcomes.len(), updates.len());
         outcomes
     }
@@ -79,6 +90,7 @@ impl Channel {
         assert!(cells.is_sorted_by(|a, b| a.at < b.at), "positions ascend: {cells:?}");
         assert!(cells.iter().all(|cell| (1..=version).contains(&cell.at.version)), "{cells:?}");
         assert_eq!(head.digest, digest_of(&cells), "the digest is that of the cells");
+        assert_eq!(head.size, size_of(&cells), "the size is that of the cells");
         cells
     }
 

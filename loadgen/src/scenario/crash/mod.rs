@@ -19,15 +19,18 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use self::client::{Client, Ending, Kind};
 use self::offline::Verified;
 use self::schedule::{Further, Round};
 use self::server::{Launch, Server};
 use super::Failed;
-use super::mixed::{Channel, Member};
+use super::mixed::{Channel, Member, next_edits};
+use crate::conn::ConnError;
 use crate::meter::Count;
 use crate::options::{Crash, Scenario};
+use crate::replica::Replica;
 use crate::report::Report;
 use crate::rng::{Rng, mix};
 use crate::run::{Run, measure, unique_prefix};
@@ -373,7 +376,8 @@ impl Harness {
         tasks.join_all().await;
     }
 
-    /// Connects to the channels that were made under load, from this one on: each must have the site id that it had.
+    /// Connects to the channels that were made under load, from this one on: each that has a version must have the site id
+    /// that it had.
     async fn check_made(&self, from: usize) {
         for channel in &self.made[from..] {
             let name = format!("a client of {}, made under load,", channel.name);
@@ -397,7 +401,7 @@ impl Harness {
                 self.tally.channels_verified += lines.len() as u64;
                 let known = self.clients.iter().map(|client| &client.channel).chain(&self.made);
                 let lacks = |channel: &&Arc<Channel>| !lines.iter().any(|line| line.contains(&channel.name));
-                for channel in known.filter(|channel| channel.is_greeted()).filter(lacks) {
+                for channel in known.filter(|channel| channel.is_made()).filter(lacks) {
                     self.run.verdict.fault(|| format!("verify does not know channel {}", channel.name));
                 }
             }
@@ -406,8 +410,8 @@ impl Harness {
     }
 }
 
-/// Makes new channels, at random moments, until the server dies. A connect that it did not answer counts as well: what
-/// is half made must not be in the way later.
+/// Makes new channels, each by its first update, at random moments, until the server dies. What it did not answer counts as
+/// well: what is half made must not be in the way later.
 async fn make_channels(run: Arc<Run>, round: u64, first: usize, mut ending: Ending) -> Vec<Arc<Channel>> {
     let mut rng = Rng::new(mix(run.common.seed) ^ mix(round));
     let mut made = Vec::new();
@@ -418,8 +422,17 @@ async fn make_channels(run: Arc<Run>, round: u64, first: usize, mut ending: Endi
         }
         let channel = Arc::new(Channel::new(&run, run.plan(number), 0));
         let name = format!("the first client of {}", channel.name);
-        let answered = Member::new(name.as_str(), 0).connect(&run, &channel).await;
-        if let Err(e) = answered
+        let mut member = Member::new(name.as_str(), 0);
+        let edits = next_edits(&mut rng, &Replica::default(), &channel.keys, 1, 1);
+        let answered = async {
+            let mut conn = member.connect(&run, &channel).await?;
+            member.write(&run, &channel, &mut conn, edits);
+            while !member.unacked_updates().is_empty() {
+                member.turn(&run, &channel, &mut conn, Instant::now() + run.drain_limit()).await?;
+            }
+            Ok::<_, ConnError>(())
+        };
+        if let Err(e) = answered.await
             && !*ending.borrow()
         {
             run.connection_lost(&name, &e);

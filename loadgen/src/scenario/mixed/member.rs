@@ -206,13 +206,16 @@ impl Member {
         let version = message["version"].as_u64();
         let received = message["received"].as_u64();
         channel.saw(version.unwrap_or(0));
+        if matches!(message["type"].as_str(), Some("connected" | "ack"))
+            && version > Some(0)
+            && let Some(known) = channel.other_site(message["siteId"].as_str().unwrap_or_default())
+        {
+            fault(format!("the channel was site {known}, now it is {}", message["siteId"]));
+        }
         match (message["type"].as_str(), version) {
             (Some("connected"), Some(version)) => {
                 if version < self.last {
                     fault(format!("version fell from {} to {version} over a reconnect", self.last));
-                }
-                if let Some(known) = channel.other_site(message["siteId"].as_str().unwrap_or_default()) {
-                    fault(format!("the channel was site {known}, now it is {}", message["siteId"]));
                 }
                 self.guard = VersionGuard::start(version);
                 (self.greeted, self.last) = (true, version);

@@ -36,7 +36,7 @@ pub(super) struct Channel {
     /// Writers that still write or wait for acks.
     pub(super) writers_left: AtomicUsize,
     pub(super) keys: Arc<Plan>,
-    /// The channel's site id, as the first greeting gave it.
+    /// The channel's site id, as the first message of a version gave it: before that, a server may not have made it.
     site: OnceLock<String>,
     /// The highest version in any message to any member.
     seen: AtomicU64,
@@ -59,8 +59,8 @@ impl Channel {
         self.acked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether anyone was greeted here.
-    pub(super) fn is_greeted(&self) -> bool {
+    /// Whether anyone was shown a version of it.
+    pub(super) fn is_made(&self) -> bool {
         self.site.get().is_some()
     }
 
