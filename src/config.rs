@@ -174,15 +174,15 @@ settings! {
     /// The most connections; more are answered 503.
     max_connections: usize = 100_000, SOME;
     /// The most connections of one address; more are answered 429. 0: no limit.
-    max_connections_per_ip: usize = 10_000, ANY;
+    max_connections_per_ip: usize = 20_000, ANY;
     /// The most connections of one subject of tokens; more are answered 429. 0: no limit.
-    max_connections_per_subject: usize = 1_000, ANY;
+    max_connections_per_subject: usize = 10_000, ANY;
     /// The most connections of one channel; more are answered 503. 0: no limit.
-    max_connections_per_channel: usize = 10_000, ANY;
+    max_connections_per_channel: usize = 20_000, ANY;
     /// New connections a second; ten seconds' worth may come at once, as with all rates. More are answered 429. 0: no limit.
-    max_new_connections_per_s: u64 = 5_000, RATE;
+    max_new_connections_per_s: u64 = 10_000, RATE;
     /// New connections a second of one address. 0: no limit.
-    max_new_connections_per_ip_per_s: u64 = 1_000, RATE;
+    max_new_connections_per_ip_per_s: u64 = 2_500, RATE;
     /// How many bits of an IPv6 address tell one client from another.
     ipv6_prefix: u8 = 64, 1..=128;
     /// Proxies that are believed which address they serve (`X-Forwarded-For`), as addresses or ranges such as 10.0.0.0/8.
@@ -191,17 +191,17 @@ settings! {
     allowed_origins: List<Origin> = List(Vec::new()), ANY;
 
     /// Messages (and control frames, and fragments) a second of one connection; more are answered `rate_limited`. 0: no limit.
-    max_messages_per_s: u64 = 10_000, RATE;
+    max_messages_per_s: u64 = 100_000, RATE;
     /// Bytes of messages a second of one connection. 0: no limit.
-    max_bytes_per_s: u64 = 32 << 20, RATE;
+    max_bytes_per_s: u64 = 256 << 20, RATE;
     /// Changes a second of one connection. 0: no limit.
-    max_changes_per_s: u64 = 50_000, RATE;
+    max_changes_per_s: u64 = 1_000_000, RATE;
     /// Messages a second of all connections of one subject of tokens together. 0: no limit.
-    max_subject_messages_per_s: u64 = 50_000, RATE;
+    max_subject_messages_per_s: u64 = 200_000, RATE;
     /// Bytes of messages a second of one subject. 0: no limit.
-    max_subject_bytes_per_s: u64 = 128 << 20, RATE;
+    max_subject_bytes_per_s: u64 = 512 << 20, RATE;
     /// Changes a second of one subject. 0: no limit.
-    max_subject_changes_per_s: u64 = 200_000, RATE;
+    max_subject_changes_per_s: u64 = 2_000_000, RATE;
     /// Messages of a connection that may be answered `rate_limited` in a minute; one more closes it with 1008. 0: any number.
     max_rate_limited_per_min: u64 = 100, RATE;
 

@@ -203,7 +203,7 @@ impl Server {
         self.routes.metrics.refused_connection(Refused::OverLimit);
         let limit = refused.limit();
         if ACCEPT_LINES.take(|missing| tracing::warn!(missing, "{}", logging::MISSING)) {
-            tracing::warn!(%peer, %limit, "refused a connection: raise the limit, or find who opens them");
+            tracing::warn!(%peer, %limit, "refused a connection over the limit: raise it, or find who opens them");
         }
         if self.tls.is_some() {
             // It would take a handshake to say so, which is what there is too much of.

@@ -75,6 +75,7 @@ fn tamper() {
         "delete" => format!("DELETE FROM crdt_changes WHERE {oldest}"),
         "alter" => format!("UPDATE crdt_changes SET val = 'z' || val WHERE {oldest}"),
         "clock" => "UPDATE crdt_db_version SET version = 1".into(),
+        "site" => "UPDATE crdt_site_id SET id = 'ANOTHER'".into(),
         other => panic!("{other}"),
     };
     assert_eq!(db.execute(&sql, []).expect("done"), 1, "{sql}");
@@ -119,10 +120,11 @@ fn whoever_tampers_with_the_data_is_found_out() {
         ("sqlite", tampering("delete"), "after the kill: lacks 01"),
         ("sqlite", tampering("alter"), "more is there than was sent whole, which lacks 01"),
         ("sqlite", tampering("clock"), "the version fell: a client was shown"),
+        ("sqlite", tampering("site"), "the channel was site"),
         ("sqlite", older.clone(), "the version fell: a client was shown"),
         ("sled", older, "the version fell: a client was shown"),
-        ("sqlite", second("rm -r \"$CRASH_DATA\""), "the channel was site"),
-        ("sled", second("rm -r \"$CRASH_DATA\""), "the channel was site"),
+        ("sqlite", second("rm -r \"$CRASH_DATA\""), "the version fell: a client was shown"),
+        ("sled", second("rm -r \"$CRASH_DATA\""), "the version fell: a client was shown"),
         ("sqlite", second("rm -r \"$CRASH_DATA\" && touch \"$CRASH_DATA\""), "the server did not come up"),
     ] {
         let dir = tempfile::tempdir().expect("a directory to test in");

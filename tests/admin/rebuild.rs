@@ -165,7 +165,12 @@ fn clients_write_while_tables_are_made_anew() {
         n
     };
     thread::scope(|scope| {
-        let clients: Vec<_> = ["list", "list", "other"].map(|name| server.connect(name)).into();
+        let mut clients = ["list", "list", "other"].map(|name| server.connect(name));
+        // It is made with its first update.
+        clients[0].update(1, &[change("tags", "0209030B0162", "note", 0)]);
+        clients[1].recv_type("update");
+        // Whatever fails here, the writers end.
+        let stopping = OnDrop(|| stop.store(true, Ordering::Relaxed));
         let writers: Vec<_> = clients
             .into_iter()
             .enumerate()
@@ -175,7 +180,7 @@ fn clients_write_while_tables_are_made_anew() {
             damage(&file, false);
             place.people(&["rebuild", "list"]);
         }
-        stop.store(true, Ordering::Relaxed);
+        drop(stopping);
         assert!(writers.into_iter().all(|writer| writer.join().unwrap() > 0));
     });
     // The damage that came last was undone, and what was written since is there.
@@ -183,6 +188,14 @@ fn clients_write_while_tables_are_made_anew() {
     let pulled = as_pulled(&place, &mut server.connect("list"), server.connect("again"), "again");
     assert_eq!(found, pulled);
     assert_eq!(place.json(&["verify"]).len(), 3);
+}
+
+struct OnDrop<F: Fn()>(F);
+
+impl<F: Fn()> Drop for OnDrop<F> {
+    fn drop(&mut self) {
+        (self.0)();
+    }
 }
 
 /// A server that is killed while it makes tables anew, or has no room for them, leaves those that were there.

@@ -12,6 +12,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::{Duration, Instant};
 
 /// Two channels, whose rows are inserted, edited, deleted and inserted again, with values of every type.
 const LOAD: &str = "mixed --channel-prefix show --channels 2 --rows 60 --columns 8 --values any --warmup-seconds 0 --seconds 4";
@@ -21,15 +22,12 @@ const CHANNELS: [&str; 2] = ["show-0", "show-1"];
 fn tables_are_right_at_every_commit_and_a_real_clients_in_the_end() {
     let server = Server::with("sqlite", &[("schema", SCHEMA)]);
     let file = |channel: &str| server.data.join(format!("{channel}.db"));
-    // So the files are there.
-    for channel in CHANNELS {
-        server.connect(channel);
-    }
     let is_over = AtomicBool::new(false);
     let versions = thread::scope(|scope| {
         let readers = CHANNELS.map(|channel| {
             let (file, is_over) = (file(channel), &is_over);
             scope.spawn(move || {
+                wait_for_table(&file);
                 let mut reader = Reader::open(&file);
                 let mut versions = BTreeSet::new();
                 while !is_over.load(Ordering::Acquire) {
@@ -154,6 +152,19 @@ fn opened(file: &Path, flags: OpenFlags) -> Connection {
     let file = Connection::open_with_flags(file, flags).unwrap();
     file.busy_timeout(PATIENCE).unwrap();
     file
+}
+
+/// Waits for the file and its table, which are made with the channel's first update.
+fn wait_for_table(file: &Path) {
+    let start = Instant::now();
+    let is_there = || {
+        let opened = Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_ONLY);
+        opened.is_ok_and(|opened| opened.prepare("SELECT * FROM todos").is_ok())
+    };
+    while !is_there() {
+        assert!(start.elapsed() < PATIENCE, "{}", file.display());
+        thread::sleep(Duration::from_millis(5));
+    }
 }
 
 /// The integer in a packed key.

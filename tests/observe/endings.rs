@@ -121,6 +121,7 @@ fn what_the_server_does() {
     unread.expect_close(1013);
 
     let mut removed = server.connect("channel_removed");
+    removed.update(1, &[cell("k", "c", "v", 1)]);
     let data = server.data.to_str().unwrap();
     assert_eq!(run(&["delete", "--yes", "channel_removed", "--data", data], &[]).code, Some(0));
     removed.expect_close(1013);
