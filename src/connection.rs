@@ -159,7 +159,7 @@ impl<'c, R: AsyncRead + Unpin> Reader<'c, R> {
             frames: FrameCollector::new(relay.config.max_message_bytes),
             heard,
             traffic: &life.traffic,
-            meter: Meter::new(&relay.limits, life.origin.place.subject.as_ref()),
+            meter: Meter::new(&relay.limits, life.origin.client.subject.as_ref()),
             received: Instant::now(),
             jobs: Vec::new(),
         }

@@ -58,7 +58,7 @@ reasons! {
 }
 
 reasons! {
-    /// Why an accepted connection was given up before it had asked for anything.
+    /// Why an accepted connection was given up that had become no WebSocket.
     Refused:
     /// Over a limit of connections: `causeway_limited_total` says which.
     OverLimit = "over_limit";
@@ -66,6 +66,8 @@ reasons! {
     HandshakeTimeout = "handshake_timeout";
     /// What came was no HTTP, or ended in the middle of it.
     BadHandshake = "bad_handshake";
+    /// It did not take its answer within `slow_client_timeout`.
+    AnswerNotTaken = "answer_not_taken";
 }
 
 /// How a connection is closed.

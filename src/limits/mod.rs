@@ -174,9 +174,12 @@ pub struct Admission {
     address: Option<Place<IpAddr, NewConnections>>,
 }
 
-/// A connection's place among those of its client's address and of its subject.
-#[derive(Debug, Default)]
+/// Who asks for something over a connection.
+#[derive(Debug)]
 pub struct ClientPlace {
+    /// The client's own address: behind a trusted proxy not the connection's.
+    pub address: IpAddr,
+    /// Among the connections of its address, where the admission has none.
     _address: Option<Place<IpAddr, NewConnections>>,
     /// Among those of its subject.
     pub subject: Option<SubjectPlace>,
@@ -237,43 +240,40 @@ impl Limits {
         })
     }
 
-    /// Lets the client in that wants to become a WebSocket over an admitted connection, or says why not.
-    pub fn admit_client(
+    /// Lets the request in that an admitted connection is for, whatever it asks for, or says why not. Behind a trusted proxy it
+    /// is what a connection is elsewhere: counted for its client while it lasts, and charged to the client's rate.
+    pub fn admit_request(
         &self,
         admission: &Admission,
         headers: &hyper::HeaderMap,
-        subject: Option<&Arc<str>>,
     ) -> Result<ClientPlace, Refused> {
-        let admitted = self.try_admit_client(admission, headers, subject);
-        if let Err(refused) = &admitted {
-            self.metrics.limited(refused.limit());
+        if admission.address.is_some() {
+            let address = admission.peer.to_canonical();
+            return Ok(ClientPlace { address, _address: None, subject: None });
         }
-        admitted
+        let settings = self.settings.get();
+        let address = address::client(admission.peer, headers, &settings.trusted_proxies);
+        match self.enter_address(address, &settings) {
+            Ok(place) => Ok(ClientPlace { address, _address: Some(place), subject: None }),
+            Err(refused) => {
+                self.metrics.limited(refused.limit());
+                Err(refused)
+            }
+        }
     }
 
-    fn try_admit_client(
-        &self,
-        admission: &Admission,
-        headers: &hyper::HeaderMap,
-        subject: Option<&Arc<str>>,
-    ) -> Result<ClientPlace, Refused> {
-        let settings = self.settings.get();
-        let address = match admission.address {
-            Some(_) => None,
-            None => {
-                let client = address::client(admission.peer, headers, &settings.trusted_proxies);
-                Some(self.enter_address(client, &settings)?)
+    /// Gives the client that wants to become a WebSocket its place among its subject's connections, or says why not.
+    pub fn admit_subject(&self, client: &mut ClientPlace, subject: &Arc<str>) -> Result<(), Refused> {
+        let max = self.settings.get().max_connections_per_subject;
+        let place = self.subjects.enter(subject.clone(), Instant::now(), |connections, _| {
+            match is_full(connections, max) {
+                true => Err(Refused::Full(Limit::ConnectionsPerSubject)),
+                false => Ok(()),
             }
-        };
-        let subject = subject.map(|subject| {
-            self.subjects.enter(subject.clone(), Instant::now(), |connections, _| {
-                match is_full(connections, settings.max_connections_per_subject) {
-                    true => Err(Refused::Full(Limit::ConnectionsPerSubject)),
-                    false => Ok(()),
-                }
-            })
         });
-        Ok(ClientPlace { _address: address, subject: subject.transpose()? })
+        let refused = |refused: &Refused| self.metrics.limited(refused.limit());
+        client.subject = Some(place.inspect_err(refused)?);
+        Ok(())
     }
 
     /// Whether a web page may connect.
