@@ -6,6 +6,7 @@
 //! | [`settings`] | the limits in effect, to be replaced while the server runs |
 //! | [`bucket`] | a rate, and what is used of it |
 //! | [`meter`] | what a connection may send |
+//! | [`partial`] | what messages take until they are whole |
 //! | [`holders`] | who has how many connections |
 //! | [`address`], [`origin`] | whom a connection counts for; which web pages may connect |
 
@@ -14,6 +15,7 @@ pub mod bucket;
 pub mod holders;
 pub mod meter;
 pub mod origin;
+pub mod partial;
 pub mod settings;
 
 use std::fmt;
@@ -85,6 +87,8 @@ limits! {
     ChannelRows = "max_channel_rows",
     /// Bytes of a message.
     MessageBytes = "max_message_bytes",
+    /// Bytes of messages that are not whole yet.
+    PartialBytes = "max_partial_bytes",
     /// Changes of an update.
     UpdateChanges = "max_changes_per_update",
     /// Time for a handshake.
@@ -104,6 +108,8 @@ pub struct Limits {
     pub settings: Current,
     metrics: Arc<Metrics>,
     connections: AtomicUsize,
+    /// What messages take that are not whole yet.
+    partial_bytes: AtomicUsize,
     new_connections: Mutex<Bucket>,
     addresses: Arc<Holders<IpAddr, NewConnections>>,
     subjects: Arc<Holders<Arc<str>, SubjectUse>>,
@@ -192,6 +198,7 @@ impl Limits {
             settings: Current::new(settings),
             metrics,
             connections: AtomicUsize::new(0),
+            partial_bytes: AtomicUsize::new(0),
             new_connections: Mutex::new(Bucket::new(Instant::now())),
             addresses: Arc::default(),
             subjects: Arc::default(),

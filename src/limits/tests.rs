@@ -4,6 +4,7 @@ use hyper::HeaderMap;
 use tokio::time::advance;
 
 use super::meter::Meter;
+use super::partial::Partial;
 use super::*;
 use crate::config::{Config, List};
 
@@ -165,6 +166,26 @@ async fn a_subjects_connections_share_its_rates() {
     again.read(Instant::now());
     again.take(1, 10).unwrap();
     again.take_changes(1).unwrap();
+}
+
+#[tokio::test]
+async fn messages_that_are_not_whole_share_what_there_is() {
+    let config = Config { max_partial_bytes: 1 << 20, max_message_bytes: 1 << 19, ..Config::default() };
+    let limits = limits(config.clone());
+    let [mut one, mut two] = [(); 2].map(|()| Partial::new(&limits));
+    assert!(one.hold(1 << 20) && one.hold(900_000), "all of it, and less");
+    // Small messages are not among them.
+    assert!(two.hold(65_536) && two.hold(100_000));
+    assert!(!two.hold(200_000));
+    drop(two);
+    let mut three = Partial::new(&limits);
+    assert!(three.hold(1 << 17));
+    assert!(one.hold(10_000) && three.hold(1 << 20));
+    drop((one, three));
+    assert!(Partial::new(&limits).hold(1 << 20) && !Partial::new(&limits).hold((1 << 20) + 1));
+    // A message has room, however little there is for all.
+    let small = Config { max_partial_bytes: 1, ..config };
+    assert_eq!(Settings::from(&small).max_partial_bytes, 1 << 20);
 }
 
 #[tokio::test(start_paused = true)]
