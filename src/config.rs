@@ -137,6 +137,8 @@ settings! {
 
     /// The largest message taken, in bytes; a larger one closes its connection with 1009.
     max_message_bytes: usize = 8 << 20, 1024..=1 << 30;
+    /// What messages above 64 KiB may take of all connections together until they are whole, in bytes, and never less than twice max_message_bytes; who would take more is closed with 1013. 0: no limit.
+    max_partial_bytes: usize = 512 << 20, ANY;
     /// The most changes in one update.
     max_changes_per_update: usize = 50_000, 1..=1_000_000;
     /// How far a change may push a cell's col_version above what is there.

@@ -21,6 +21,7 @@ use crate::ending::{Ending, Reason};
 use crate::fanout::Pending;
 use crate::limits::Limit;
 use crate::limits::meter::{Limited, Meter};
+use crate::limits::partial::Partial;
 use crate::metrics::{AuthAt, MessageType};
 use crate::outbox::{Outbox, PageStart, TAKE_MAX_SLABS as WRITE_SLABS, Taken};
 use crate::page::PageLimits;
@@ -138,6 +139,7 @@ struct Reader<'c, R> {
     heard: &'c LastHeard,
     traffic: &'c Traffic,
     meter: Meter<'c>,
+    partial: Partial<'c>,
     /// When what is being taken was read.
     received: Instant,
     /// What has been read and not yet been handed over: all that came with one read is handed over together.
@@ -159,7 +161,8 @@ impl<'c, R: AsyncRead + Unpin> Reader<'c, R> {
             frames: FrameCollector::new(relay.config.max_message_bytes),
             heard,
             traffic: &life.traffic,
-            meter: Meter::new(&relay.limits, life.origin.place.subject.as_ref()),
+            meter: Meter::new(&relay.limits, life.origin.client.subject.as_ref()),
+            partial: Partial::new(&relay.limits),
             received: Instant::now(),
             jobs: Vec::new(),
         }
@@ -178,6 +181,9 @@ impl<'c, R: AsyncRead + Unpin> Reader<'c, R> {
                 return Ok(end);
             }
             self.frames.rest();
+            if !self.partial.hold(self.frames.held_bytes()) {
+                return Ok(Ending::NO_ROOM);
+            }
             self.member.outbox.wait_drained().await;
             tokio::select! {
                 biased;

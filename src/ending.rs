@@ -35,6 +35,8 @@ reasons! {
     NotUtf8 = "not_utf8";
     /// A message was over `max_message_bytes`.
     TooLarge = "too_large";
+    /// Messages that were not whole took `max_partial_bytes`, and it sent more of its own.
+    NoRoom = "no_room";
     /// `max_bad_messages` came in a row.
     BadMessages = "bad_messages";
     /// `max_rate_limited_per_min` messages were refused for their rate, and more came.
@@ -58,7 +60,7 @@ reasons! {
 }
 
 reasons! {
-    /// Why an accepted connection was given up before it had asked for anything.
+    /// Why an accepted connection was given up that had become no WebSocket.
     Refused:
     /// Over a limit of connections: `causeway_limited_total` says which.
     OverLimit = "over_limit";
@@ -66,6 +68,8 @@ reasons! {
     HandshakeTimeout = "handshake_timeout";
     /// What came was no HTTP, or ended in the middle of it.
     BadHandshake = "bad_handshake";
+    /// It did not take its answer within `slow_client_timeout`.
+    AnswerNotTaken = "answer_not_taken";
 }
 
 /// How a connection is closed.
@@ -87,6 +91,13 @@ impl Ending {
     /// `max_bad_messages` came.
     pub const BAD_MESSAGES: Ending =
         Ending { reason: Reason::BadMessages, code: close::POLICY, text: "too many bad messages in a row" };
+
+    /// There was no room for its message beside those of others.
+    pub const NO_ROOM: Ending = Ending {
+        reason: Reason::NoRoom,
+        code: close::TRY_AGAIN_LATER,
+        text: "too many large messages are on their way; come back later",
+    };
 
     /// Too many messages were refused for their rate.
     pub const RATE_LIMITED: Ending = Ending {

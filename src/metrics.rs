@@ -504,7 +504,7 @@ impl Metrics {
         self.closed[reason as usize].inc();
     }
 
-    /// A connection was given up before it had asked for anything.
+    /// A connection was given up that had become no WebSocket.
     pub fn refused_connection(&self, refused: Refused) {
         self.refused[refused as usize].inc();
     }

@@ -9,7 +9,8 @@ use causeway_storage::{StoreError, names};
 use http_body_util::Full;
 use hyper::body::Incoming as Body;
 use hyper::header::{
-    CONTENT_TYPE, HeaderValue, RETRY_AFTER, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, WWW_AUTHENTICATE,
+    CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION,
+    WWW_AUTHENTICATE,
 };
 use hyper::upgrade::Upgraded;
 use hyper::{Method, Request, Response, StatusCode};
@@ -19,7 +20,7 @@ use tracing::Instrument;
 
 use crate::auth::{self, Auth, Denied, Grant, Session};
 use crate::connection::{self, Origin, Stream};
-use crate::limits::{Admission, ClientPlace, Limit, Limits, Refused};
+use crate::limits::{Admission, Limit, Limits, Refused};
 use crate::metrics::{AuthAt, Metrics, Now};
 use crate::protocol::Code;
 use crate::relay::{JoinError, Relay};
@@ -76,7 +77,8 @@ impl Routes {
     }
 }
 
-/// Answers one request of a connection over an `S` from `peer`; `admission` lives as long as the WebSocket that it becomes.
+/// Answers the one request of a connection over an `S` from `peer`; `admission` lives as long as the WebSocket that it becomes.
+/// If it becomes none it is closed, so that who may make so many connections may ask for so much and no more.
 pub async fn answer<S: Stream>(
     routes: Arc<Routes>,
     request: Request<Body>,
@@ -86,8 +88,15 @@ pub async fn answer<S: Stream>(
     let id = RequestId::of(request.headers());
     // Never the query: it may hold a token.
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    let origin = Origin { peer, request: id.clone(), admission, place: ClientPlace::default() };
-    let mut answer = route::<S>(&routes, request, origin).await;
+    let mut answer = match routes.limits.admit_request(&admission, request.headers()) {
+        Ok(client) => {
+            route::<S>(&routes, request, Origin { peer, request: id.clone(), admission, client }).await
+        }
+        Err(refused) => too_many(&refused),
+    };
+    if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+        answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
     routes.metrics.answered(answer.status());
     tracing::debug!(request = %id, %peer, %method, ?path, status = answer.status().as_u16(), "answered");
     answer.headers_mut().insert(X_REQUEST_ID, id.header());
@@ -167,9 +176,10 @@ async fn connect<S: Stream>(
         }
         Err(e) => return bad(&e.to_string()),
     };
-    match relay.limits.admit_client(&origin.admission, request.headers(), session.subject()) {
-        Ok(place) => origin.place = place,
-        Err(refused) => return too_many(&refused),
+    if let Some(subject) = session.subject()
+        && let Err(refused) = relay.limits.admit_subject(&mut origin.client, subject)
+    {
+        return too_many(&refused);
     }
     let member = match relay.join(&channel, session).await {
         Ok(member) => member,

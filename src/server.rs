@@ -13,6 +13,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::auth::{Auth, AuthError};
@@ -214,7 +215,8 @@ impl Server {
         tokio::spawn(async move { drop(stream.write_all(answer).await) });
     }
 
-    /// Serves a connection until it becomes a WebSocket or ends. TLS and the first request's head have one deadline.
+    /// Serves a connection until it becomes a WebSocket or ends. TLS and the request's head have one deadline, and the answer
+    /// has to be taken in `slow_client_timeout`.
     async fn serve<S: Stream>(self: Arc<Self>, stream: S, peer: SocketAddr, admission: Arc<Admission>) {
         let deadline = Instant::now() + Duration::from_millis(self.config.handshake_timeout_ms);
         let Some(tls) = &self.tls else { return self.serve_http(stream, peer, deadline, admission).await };
@@ -233,17 +235,36 @@ impl Server {
         deadline: Instant,
         admission: Arc<Admission>,
     ) {
-        let routes = self.routes.clone();
-        let service =
-            service_fn(move |request| routes::answer::<S>(routes.clone(), request, peer, admission.clone()));
-        let served = http1::Builder::new()
+        let answered = Arc::new(Notify::new());
+        let (routes, told) = (self.routes.clone(), answered.clone());
+        let service = service_fn(move |request| {
+            let (answer, told) =
+                (routes::answer::<S>(routes.clone(), request, peer, admission.clone()), told.clone());
+            async move {
+                let answer = answer.await;
+                told.notify_one();
+                answer
+            }
+        });
+        let serve = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(deadline.saturating_duration_since(Instant::now()))
             .half_close(true)
             .max_buf_size(MAX_HEAD_BYTES)
             .serve_connection(TokioIo::new(stream), service)
-            .with_upgrades()
-            .await;
+            .with_upgrades();
+        let too_slow = async {
+            answered.notified().await;
+            tokio::time::sleep(Duration::from_millis(self.config.slow_client_timeout_ms)).await;
+        };
+        let served = tokio::select! {
+            served = serve => served,
+            () = too_slow => {
+                self.routes.metrics.refused_connection(Refused::AnswerNotTaken);
+                tracing::debug!(%peer, reason = Refused::AnswerNotTaken.as_str(), "a connection was given up");
+                return;
+            }
+        };
         if let Err(e) = served {
             let timeout = e.is_timeout();
             if timeout {

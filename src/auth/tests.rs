@@ -7,7 +7,7 @@ use tempfile::TempDir;
 
 use super::*;
 
-#[path = "../../tests/auth/jwt.rs"]
+#[path = "../../tests/common/jwt.rs"]
 pub(super) mod jwt;
 use jwt::{Signer, base64url, hs256, sha256_hex, sign, sign_parts, sign_with};
 

@@ -28,8 +28,19 @@ pub struct Origin {
     pub request: RequestId,
     /// Its share of the connections of all.
     pub admission: Arc<Admission>,
-    /// The client's place among others, once it is let in.
-    pub place: ClientPlace,
+    /// The client, and its place among others.
+    pub client: ClientPlace,
+}
+
+impl Origin {
+    /// The client's address, with its port if that is known, and that of the proxy in between if there is one.
+    fn peer_and_proxy(&self) -> (String, Option<SocketAddr>) {
+        let address = self.client.address;
+        if address == self.peer.ip().to_canonical() {
+            return (self.peer.to_string(), None);
+        }
+        (address.to_string(), Some(self.peer))
+    }
 }
 
 /// When the client last gave a sign of life: sent something, or took what it had been slow to take.
@@ -106,6 +117,7 @@ impl Drop for Life<'_> {
         if !LINES.take(|missing| tracing::info!(missing, "{}", logging::MISSING)) {
             return;
         }
+        let (peer, proxy) = self.origin.peer_and_proxy();
         let Traffic { messages_in, changes_in, bytes_in, bytes_out } = &self.traffic;
         tracing::info!(
             reason = reason.as_str(),
@@ -113,7 +125,8 @@ impl Drop for Life<'_> {
             connection = self.member.outbox.id(),
             request = %self.origin.request,
             channel = &*self.member.channel,
-            peer = %self.origin.peer,
+            peer,
+            proxy = proxy.map(tracing::field::display),
             duration_s = self.start.elapsed().as_millis() as f64 / 1000.0,
             messages_in = messages_in.get(),
             changes_in = changes_in.get(),

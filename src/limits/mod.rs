@@ -6,6 +6,7 @@
 //! | [`settings`] | the limits in effect, to be replaced while the server runs |
 //! | [`bucket`] | a rate, and what is used of it |
 //! | [`meter`] | what a connection may send |
+//! | [`partial`] | what messages take until they are whole |
 //! | [`holders`] | who has how many connections |
 //! | [`address`], [`origin`] | whom a connection counts for; which web pages may connect |
 
@@ -14,6 +15,7 @@ pub mod bucket;
 pub mod holders;
 pub mod meter;
 pub mod origin;
+pub mod partial;
 pub mod settings;
 
 use std::fmt;
@@ -85,6 +87,8 @@ limits! {
     ChannelRows = "max_channel_rows",
     /// Bytes of a message.
     MessageBytes = "max_message_bytes",
+    /// Bytes of messages that are not whole yet.
+    PartialBytes = "max_partial_bytes",
     /// Changes of an update.
     UpdateChanges = "max_changes_per_update",
     /// Time for a handshake.
@@ -104,6 +108,8 @@ pub struct Limits {
     pub settings: Current,
     metrics: Arc<Metrics>,
     connections: AtomicUsize,
+    /// What messages take that are not whole yet.
+    partial_bytes: AtomicUsize,
     new_connections: Mutex<Bucket>,
     addresses: Arc<Holders<IpAddr, NewConnections>>,
     subjects: Arc<Holders<Arc<str>, SubjectUse>>,
@@ -174,9 +180,12 @@ pub struct Admission {
     address: Option<Place<IpAddr, NewConnections>>,
 }
 
-/// A connection's place among those of its client's address and of its subject.
-#[derive(Debug, Default)]
+/// Who asks for something over a connection.
+#[derive(Debug)]
 pub struct ClientPlace {
+    /// The client's own address: behind a trusted proxy not the connection's.
+    pub address: IpAddr,
+    /// Among the connections of its address, where the admission has none.
     _address: Option<Place<IpAddr, NewConnections>>,
     /// Among those of its subject.
     pub subject: Option<SubjectPlace>,
@@ -189,6 +198,7 @@ impl Limits {
             settings: Current::new(settings),
             metrics,
             connections: AtomicUsize::new(0),
+            partial_bytes: AtomicUsize::new(0),
             new_connections: Mutex::new(Bucket::new(Instant::now())),
             addresses: Arc::default(),
             subjects: Arc::default(),
@@ -237,43 +247,40 @@ impl Limits {
         })
     }
 
-    /// Lets the client in that wants to become a WebSocket over an admitted connection, or says why not.
-    pub fn admit_client(
+    /// Lets the request in that an admitted connection is for, whatever it asks for, or says why not. Behind a trusted proxy it
+    /// is what a connection is elsewhere: counted for its client while it lasts, and charged to the client's rate.
+    pub fn admit_request(
         &self,
         admission: &Admission,
         headers: &hyper::HeaderMap,
-        subject: Option<&Arc<str>>,
     ) -> Result<ClientPlace, Refused> {
-        let admitted = self.try_admit_client(admission, headers, subject);
-        if let Err(refused) = &admitted {
-            self.metrics.limited(refused.limit());
+        if admission.address.is_some() {
+            let address = admission.peer.to_canonical();
+            return Ok(ClientPlace { address, _address: None, subject: None });
         }
-        admitted
+        let settings = self.settings.get();
+        let address = address::client(admission.peer, headers, &settings.trusted_proxies);
+        match self.enter_address(address, &settings) {
+            Ok(place) => Ok(ClientPlace { address, _address: Some(place), subject: None }),
+            Err(refused) => {
+                self.metrics.limited(refused.limit());
+                Err(refused)
+            }
+        }
     }
 
-    fn try_admit_client(
-        &self,
-        admission: &Admission,
-        headers: &hyper::HeaderMap,
-        subject: Option<&Arc<str>>,
-    ) -> Result<ClientPlace, Refused> {
-        let settings = self.settings.get();
-        let address = match admission.address {
-            Some(_) => None,
-            None => {
-                let client = address::client(admission.peer, headers, &settings.trusted_proxies);
-                Some(self.enter_address(client, &settings)?)
+    /// Gives the client that wants to become a WebSocket its place among its subject's connections, or says why not.
+    pub fn admit_subject(&self, client: &mut ClientPlace, subject: &Arc<str>) -> Result<(), Refused> {
+        let max = self.settings.get().max_connections_per_subject;
+        let place = self.subjects.enter(subject.clone(), Instant::now(), |connections, _| {
+            match is_full(connections, max) {
+                true => Err(Refused::Full(Limit::ConnectionsPerSubject)),
+                false => Ok(()),
             }
-        };
-        let subject = subject.map(|subject| {
-            self.subjects.enter(subject.clone(), Instant::now(), |connections, _| {
-                match is_full(connections, settings.max_connections_per_subject) {
-                    true => Err(Refused::Full(Limit::ConnectionsPerSubject)),
-                    false => Ok(()),
-                }
-            })
         });
-        Ok(ClientPlace { _address: address, subject: subject.transpose()? })
+        let refused = |refused: &Refused| self.metrics.limited(refused.limit());
+        client.subject = Some(place.inspect_err(refused)?);
+        Ok(())
     }
 
     /// Whether a web page may connect.

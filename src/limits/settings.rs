@@ -41,6 +41,8 @@ pub struct Settings {
     pub subject: MessageRates,
     /// Messages of a connection that may be refused for their rate.
     pub refusals: Rate,
+    /// Bytes of messages that are not whole yet, of all connections; never too few for one message.
+    pub max_partial_bytes: usize,
     /// Connections in all.
     pub max_connections: usize,
     /// Connections of an address.
@@ -75,6 +77,11 @@ impl From<&Config> for Settings {
                 changes: Rate::per_second(config.max_subject_changes_per_s),
             },
             refusals: Rate::per_minute(config.max_rate_limited_per_min),
+            max_partial_bytes: match config.max_partial_bytes {
+                0 => 0,
+                // Its buffer doubles as it arrives.
+                max => max.max(2 * config.max_message_bytes),
+            },
             max_connections: config.max_connections,
             max_connections_per_ip: config.max_connections_per_ip,
             max_connections_per_subject: config.max_connections_per_subject,

@@ -4,6 +4,7 @@ use hyper::HeaderMap;
 use tokio::time::advance;
 
 use super::meter::Meter;
+use super::partial::Partial;
 use super::*;
 use crate::config::{Config, List};
 
@@ -76,7 +77,7 @@ async fn behind_a_proxy_the_client_is_counted() {
         ..Config::default()
     });
     let proxied: Vec<_> = (0..3).map(|_| limits.admit(ip("10.0.0.1")).unwrap()).collect();
-    let admit = |n: usize, client| limits.admit_client(&proxied[n], &forwarded_for(client), None);
+    let admit = |n: usize, client| limits.admit_request(&proxied[n], &forwarded_for(client));
     let first = admit(0, "6.6.6.6, 192.0.2.1").unwrap();
     let refused = admit(1, "192.0.2.1").unwrap_err();
     assert_eq!(refused, Refused::Full(Limit::ConnectionsPerIp));
@@ -87,7 +88,29 @@ async fn behind_a_proxy_the_client_is_counted() {
 
     // Who is no trusted proxy is not believed, and counted once.
     let direct = limits.admit(ip("192.0.2.9")).unwrap();
-    limits.admit_client(&direct, &forwarded_for("192.0.2.2"), None).unwrap();
+    let place = limits.admit_request(&direct, &forwarded_for("192.0.2.2")).unwrap();
+    assert_eq!(place.address, ip("192.0.2.9"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn behind_a_proxy_each_request_is_charged() {
+    let limits = limits(Config {
+        max_new_connections_per_ip_per_s: 1,
+        trusted_proxies: List(vec!["10.0.0.1".parse().unwrap()]),
+        ..Config::default()
+    });
+    let proxied = limits.admit(ip("10.0.0.1")).unwrap();
+    let ask = |client| limits.admit_request(&proxied, &forwarded_for(client));
+    for _ in 0..10 {
+        assert_eq!(ask("192.0.2.1").unwrap().address, ip("192.0.2.1"));
+    }
+    assert_eq!(ask("192.0.2.1").unwrap_err().limit(), Limit::NewConnectionsPerIp);
+    ask("192.0.2.2").unwrap();
+    // What a connection asks for that has an address of its own was paid for with the connection.
+    let direct = limits.admit(ip("192.0.2.9")).unwrap();
+    for _ in 0..20 {
+        limits.admit_request(&direct, &HeaderMap::new()).unwrap();
+    }
 }
 
 #[tokio::test]
@@ -95,13 +118,15 @@ async fn a_subjects_connections_are_counted() {
     let limits = limits(Config { max_connections_per_subject: 1, ..Config::default() });
     let (ada, bob): (Arc<str>, Arc<str>) = ("ada".into(), "bob".into());
     let admission = limits.admit(ip("192.0.2.1")).unwrap();
-    let admit = |subject| limits.admit_client(&admission, &HeaderMap::new(), subject);
-    let first = admit(Some(&ada)).unwrap();
-    assert_eq!(admit(Some(&ada)).unwrap_err(), Refused::Full(Limit::ConnectionsPerSubject));
-    admit(Some(&bob)).unwrap();
-    admit(None).unwrap();
+    let admit = |subject| {
+        let mut place = limits.admit_request(&admission, &HeaderMap::new())?;
+        limits.admit_subject(&mut place, subject).map(|()| place)
+    };
+    let first = admit(&ada).unwrap();
+    assert_eq!(admit(&ada).unwrap_err(), Refused::Full(Limit::ConnectionsPerSubject));
+    admit(&bob).unwrap();
     drop(first);
-    admit(Some(&ada)).unwrap();
+    admit(&ada).unwrap();
 }
 
 #[tokio::test(start_paused = true)]
@@ -114,7 +139,11 @@ async fn a_subjects_connections_share_its_rates() {
     });
     let ada: Arc<str> = "ada".into();
     let admission = limits.admit(ip("192.0.2.1")).unwrap();
-    let admit = || limits.admit_client(&admission, &HeaderMap::new(), Some(&ada)).unwrap();
+    let admit = || {
+        let mut place = limits.admit_request(&admission, &HeaderMap::new()).unwrap();
+        limits.admit_subject(&mut place, &ada).unwrap();
+        place
+    };
     let places = [admit(), admit()];
     let [mut one, mut two] = places.each_ref().map(|place| Meter::new(&limits, place.subject.as_ref()));
     for _ in 0..5 {
@@ -137,6 +166,26 @@ async fn a_subjects_connections_share_its_rates() {
     again.read(Instant::now());
     again.take(1, 10).unwrap();
     again.take_changes(1).unwrap();
+}
+
+#[tokio::test]
+async fn messages_that_are_not_whole_share_what_there_is() {
+    let config = Config { max_partial_bytes: 1 << 20, max_message_bytes: 1 << 19, ..Config::default() };
+    let limits = limits(config.clone());
+    let [mut one, mut two] = [(); 2].map(|()| Partial::new(&limits));
+    assert!(one.hold(1 << 20) && one.hold(900_000), "all of it, and less");
+    // Small messages are not among them.
+    assert!(two.hold(65_536) && two.hold(100_000));
+    assert!(!two.hold(200_000));
+    drop(two);
+    let mut three = Partial::new(&limits);
+    assert!(three.hold(1 << 17));
+    assert!(one.hold(10_000) && three.hold(1 << 20));
+    drop((one, three));
+    assert!(Partial::new(&limits).hold(1 << 20) && !Partial::new(&limits).hold((1 << 20) + 1));
+    // A message has room, however little there is for all.
+    let small = Config { max_partial_bytes: 1, ..config };
+    assert_eq!(Settings::from(&small).max_partial_bytes, 1 << 20);
 }
 
 #[tokio::test(start_paused = true)]

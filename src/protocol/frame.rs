@@ -135,6 +135,11 @@ impl FrameCollector {
         std::mem::take(&mut self.taken)
     }
 
+    /// What is held of frames and messages that are not whole yet, in bytes.
+    pub fn held_bytes(&self) -> usize {
+        self.buffer.capacity() + self.message.capacity()
+    }
+
     /// Lets go of memory that an idle connection does not need.
     pub fn rest(&mut self) {
         if self.start > 0 {

@@ -8,14 +8,14 @@ use super::house::{ATTACKER, attacked};
 
 /// What became of updates sent without waiting for anything.
 #[derive(Debug, Default)]
-struct Told {
-    acked: Vec<u64>,
-    limited: Vec<u64>,
-    code: Option<u16>,
+pub(crate) struct Told {
+    pub(crate) acked: Vec<u64>,
+    pub(crate) limited: Vec<u64>,
+    pub(crate) code: Option<u16>,
 }
 
 /// Sends them all and reads what comes, until each is answered or the connection is over.
-fn flood(client: &mut Client, updates: &[Vec<Value>]) -> Told {
+pub(crate) fn flood(client: &mut Client, updates: &[Vec<Value>]) -> Told {
     let mut writer = client.second_handle();
     let mut told = Told::default();
     std::thread::scope(|scope| {
@@ -70,7 +70,7 @@ fn assert_stopped(limit: &'static str, settings: &[(&str, &str)], updates: Vec<V
     assert_eq!(found.len(), told.acked.iter().map(|n| updates[*n as usize].len()).sum::<usize>());
 }
 
-fn updates(count: usize, changes: usize, value: &str) -> Vec<Vec<Value>> {
+pub(crate) fn updates(count: usize, changes: usize, value: &str) -> Vec<Vec<Value>> {
     let update = |n| (0..changes).map(|c| cell(&format!("{n}/{c}"), "c", value, 1)).collect();
     (0..count).map(update).collect()
 }

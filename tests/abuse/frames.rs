@@ -118,6 +118,47 @@ fn what_is_announced_is_not_reserved() {
 }
 
 #[test]
+fn messages_that_never_end_have_their_room() {
+    const MANY: u64 = 100;
+    let server = Server::with("memory", &[("max-partial-bytes", "33554432")]);
+    let (closed, _) = attacked(&server, || {
+        // Eight mebibytes are announced by each, and six are sent.
+        let head = [&[0x82, 0xff][..], &(8_u64 << 20).to_be_bytes(), &[1, 2, 3, 4]].concat();
+        let bytes = [head, vec![b'x'; 6 << 20]].concat();
+        let mut all: Vec<_> = (0..MANY)
+            .map(|_| {
+                let mut client = attacker(&server);
+                // It may be ended before all of it is sent.
+                let _ = client.try_send(&bytes);
+                client
+            })
+            .collect();
+        // Four at most have room for it, and stay.
+        server.wait_until("connections_closed_total", |closed| closed >= MANY - 4);
+        all.iter_mut()
+            .filter_map(|client| match client.event(std::time::Duration::from_millis(1)) {
+                Event::Frame(frame) => frame.close_code(),
+                _ => None,
+            })
+            .collect::<Vec<_>>()
+    });
+    assert!(server.limited("max_partial_bytes") >= MANY - 4);
+    assert!(!closed.is_empty() && closed.iter().all(|code| *code == 1013), "{closed:?}");
+    // When they have gone there is room again.
+    server.wait_for_metric("connections", 0);
+    let large = "x".repeat(4 << 20);
+    server.connect("list").update(1, &[super::common::cell("k", "c", large, 1)]);
+    abuse(Abuse {
+        number: 25,
+        attack: "100 messages of 8 MiB of which 6 MiB are sent, and never the rest",
+        limit: "`max_partial_bytes`",
+        attacker: "as many as there was room for; the others closed with 1013",
+        honest: "nothing: acks and updates went on; large messages of others would have been told to come back later",
+        command: "cargo test --test abuse messages_that_never_end_have_their_room",
+    });
+}
+
+#[test]
 fn compressed_frames_are_none() {
     let server = Server::start("memory");
     let ((), _) = attacked(&server, || {

@@ -3,7 +3,9 @@
 use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
+use std::time::Duration;
 
+use super::common::jwt::token;
 use super::common::{Client, Server, cell, changes, version};
 
 /// Where the attackers come from, and where the honest ones do.
@@ -12,6 +14,15 @@ const HONEST: [Ipv4Addr; 2] = [Ipv4Addr::new(127, 0, 0, 2), Ipv4Addr::new(127, 0
 
 /// What the server may take beyond what it had, in all of these attacks: far less than what they try.
 const MAX_GROWTH_BYTES: u64 = 160 << 20;
+
+/// Between the honest pair's updates: as many as the strictest rate of these tests allows for ever, 20 a second.
+const HONEST_PAUSE: Duration = Duration::from_millis(50);
+
+/// The header of somebody who may do everything, where tokens are asked for.
+pub(crate) fn bearer(subject: &str) -> String {
+    let token = token(serde_json::json!({"sub": subject, "channels": {"*": "write"}}));
+    format!("Authorization: Bearer {token}\r\n")
+}
 
 /// A writer and a follower.
 struct Pair {
@@ -22,8 +33,8 @@ struct Pair {
 
 impl Pair {
     fn new(server: &Server) -> Self {
-        let [writer, follower] =
-            HONEST.map(|from| Client::try_connect_from(from, server.addr, "honest", "").unwrap());
+        let [writer, follower] = HONEST
+            .map(|from| Client::try_connect_from(from, server.addr, "honest", &bearer("honest")).unwrap());
         let sent = writer.connected_version();
         Pair { writer, follower, sent }
     }
@@ -63,6 +74,7 @@ pub(crate) fn attacked<T>(server: &Server, attack: impl FnOnce() -> T) -> (T, Fe
             loop {
                 let last = over.load(Relaxed);
                 pair.work();
+                thread::sleep(HONEST_PAUSE);
                 open_files = open_files.max(server.open_files().unwrap_or(0));
                 updates += 1;
                 if last {

@@ -11,3 +11,5 @@ mod connections;
 mod floods;
 mod frames;
 mod house;
+mod requests;
+mod subjects;

@@ -3,35 +3,16 @@
 use std::fs;
 use std::path::PathBuf;
 use std::thread;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
+use serde_json::json;
 use tempfile::TempDir;
 
 use crate::common::{Client, PATIENCE, Response, Server, encode, exchange, upgrade_request_with};
-use crate::jwt::{hs256, sign};
+use crate::jwt::secret_file;
+pub(crate) use crate::jwt::{SECRET, claims, now, token};
 
-pub(crate) const SECRET: &str = "the first secret, 32 bytes or more";
 pub(crate) const SECOND: &str = "the second secret, 32 bytes or more";
-
-/// Seconds since 1970.
-pub(crate) fn now() -> f64 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs_f64()
-}
-
-/// Claims of somebody who may write into `list` for an hour, and those given.
-pub(crate) fn claims(more: Value) -> Value {
-    let mut claims = json!({"sub": "ann", "exp": now() + 3600.0, "channels": {"list": "write"}});
-    for (name, value) in more.as_object().unwrap() {
-        claims[name] = value.clone();
-    }
-    claims
-}
-
-/// Their token, by the first secret.
-pub(crate) fn token(more: Value) -> String {
-    sign(hs256(SECRET.as_bytes()), &claims(more))
-}
 
 /// See the module.
 pub(crate) struct House {
@@ -51,8 +32,7 @@ impl House {
 
     pub(crate) fn with_leeway(seconds: &str, settings: &[(&str, &str)]) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let secret = dir.path().join("secret");
-        fs::write(&secret, SECRET).unwrap();
+        let secret = secret_file(dir.path());
         let secret = ("auth-hs256-secret-file", secret.to_str().unwrap());
         let settings = [&[secret, ("auth-leeway-s", seconds)], settings].concat();
         House { server: Server::with("memory", &settings), dir }

@@ -8,8 +8,9 @@ mod common;
 mod command;
 mod exposure;
 mod house;
-mod jwt;
 mod refusals;
 mod rotation;
 mod secrecy;
 mod sessions;
+
+use common::jwt;

@@ -10,6 +10,7 @@ mod client;
 mod frame;
 pub mod guarantees;
 mod http;
+pub mod jwt;
 pub mod loadgen;
 mod place;
 mod replica;

@@ -132,8 +132,12 @@ impl Server {
 
     /// The same over a [`narrow`] socket.
     pub fn connect_narrow(&self, channel: &str, segment_bytes: u32) -> Client {
-        let socket = narrow(self.addr, segment_bytes);
-        Client::connect_over(Stream::over(socket, self.tls.as_ref()), channel)
+        Client::connect_over(self.narrow_stream(segment_bytes), channel)
+    }
+
+    /// The connection below it.
+    pub fn narrow_stream(&self, segment_bytes: u32) -> Stream {
+        Stream::over(narrow(self.addr, segment_bytes), self.tls.as_ref())
     }
 
     /// A connection, over TLS if it speaks TLS.

@@ -1,11 +1,12 @@
 //! `docs/operations.md` tells of what there is, all of it and nothing else.
 
-use crate::common::Server;
+use crate::common::{Client, Server};
 use crate::exposition::Scrape;
 use crate::logs::ends;
 use crate::{repository, used_server};
 use causeway::ending::{Reason, Refused};
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
 
 /// The rows of the tables under a heading, each as its cells.
 fn rows(heading: &str) -> Vec<Vec<String>> {
@@ -69,8 +70,10 @@ fn every_reason_is_documented() {
 
 #[test]
 fn every_field_of_the_line_is_documented() {
-    let server = Server::with("memory", &[("log-format", "json")]);
-    server.connect("list").send_bytes(&crate::common::close_frame(1000, b""));
+    let server = Server::with("memory", &[("log-format", "json"), ("trusted-proxies", "127.0.0.1")]);
+    let forwarded_for = "X-Forwarded-For: 192.0.2.1\r\n";
+    let client = Client::try_connect_from(Ipv4Addr::LOCALHOST, server.addr, "list", forwarded_for);
+    client.unwrap().send_bytes(&crate::common::close_frame(1000, b""));
     server.wait_for_metric("connections_closed_total", 1);
     let ends = ends(&server.stop_and_log());
     let fields: BTreeSet<_> = ends[0].as_object().unwrap().keys().cloned().collect();

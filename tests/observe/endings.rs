@@ -7,7 +7,9 @@ use crate::logs::{ends, lines};
 use causeway::ending::{Reason, Refused};
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::Read;
+use std::io::{Read, Write};
+use std::thread;
+use std::time::{Duration, Instant};
 
 fn server(store: &str, more: &[(&str, &str)]) -> Server {
     Server::with(store, &[&[("log-format", "json")], more].concat())
@@ -104,10 +106,27 @@ fn clients_that_do_nothing() {
     idle.set_read_timeout(Some(PATIENCE)).unwrap();
     let _ = idle.read(&mut [0; 100]);
     let refused = Refused::ALL.iter().map(|refused| refused.as_str()).collect::<BTreeSet<_>>();
-    assert_eq!(refused, BTreeSet::from(["over_limit", "handshake_timeout", "bad_handshake"]));
+    let expected = ["over_limit", "handshake_timeout", "bad_handshake", "answer_not_taken"];
+    assert_eq!(refused, BTreeSet::from(expected));
     let counted = [("reason", "handshake_timeout")];
     assert_eq!(Scrape::of(&server).get("causeway_connections_refused_total", &counted), 1.0);
     assert_reasons(server, &["silent", "slow"]);
+}
+
+#[test]
+fn an_answer_that_is_not_taken() {
+    let server = Server::with("memory", &[("slow-client-timeout-ms", "300"), ("metrics-channels", "1000")]);
+    // As many names as make the metrics more than any system keeps for a client that reads nothing.
+    let name = |n| format!("{n}{}", "n".repeat(250));
+    let _named: Vec<_> = (0..400).map(|n| server.connect(&name(n))).collect();
+    let mut unread = server.narrow_stream(536);
+    unread.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    let not_taken = "causeway_connections_refused_total{reason=\"answer_not_taken\"} 1";
+    let deadline = Instant::now() + PATIENCE;
+    while server.metric_lines(not_taken).is_empty() {
+        assert!(Instant::now() < deadline, "a connection whose answer is not read ends");
+        thread::sleep(Duration::from_millis(20));
+    }
 }
 
 #[test]

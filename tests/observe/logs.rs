@@ -1,10 +1,11 @@
 //! The log: one line an event, readable by machines, and nothing of anybody's data in it.
 
-use crate::common::{Response, Server, cell, exchange, frame, pull, run, update, upgrade_request};
+use crate::common::{Client, Response, Server, cell, exchange, frame, pull, run, update, upgrade_request};
 use causeway::logging::{self, LogFormat};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::io::Write;
+use std::net::Ipv4Addr;
 use std::thread;
 use std::time::Duration;
 
@@ -104,6 +105,25 @@ fn an_end_says_whose_connection_it_was() {
 }
 
 #[test]
+fn behind_a_proxy_it_is_the_clients() {
+    let server = json_server(&[("trusted-proxies", "127.0.0.1")]);
+    let mut proxies = Vec::new();
+    for (channel, forwarded_for) in [("named", "6.6.6.6, 2001:db8::7"), ("not named", "unknown")] {
+        let header = format!("X-Forwarded-For: {forwarded_for}\r\n");
+        let client = Client::try_connect_from(Ipv4Addr::LOCALHOST, server.addr, channel, &header).unwrap();
+        proxies.push(client.stream().socket().local_addr().unwrap().to_string());
+        client.reset();
+    }
+    server.wait_for_metric("connections", 0);
+    let ends = ends(&server.stop_and_log());
+    let end = |channel: &str| ends.iter().find(|end| end["channel"] == channel).unwrap();
+    let named = end("named");
+    assert_eq!((&named["peer"], &named["proxy"]), (&"2001:db8::7".into(), &(*proxies[0]).into()), "{named}");
+    let unnamed = end("not named");
+    assert_eq!((&unnamed["peer"], unnamed.get("proxy")), (&(*proxies[1]).into(), None), "{unnamed}");
+}
+
+#[test]
 fn an_id_that_is_not_sane_is_replaced() {
     let server = json_server(&[]);
     let id = |sent: &str| {
@@ -186,8 +206,7 @@ fn who_does_not_get_in_is_no_line() {
         "{refused:?}"
     );
     let log = lines(&server.stop_and_log());
-    let warned =
-        log.iter().filter(|line| line["message"].as_str().unwrap().contains("over the limit")).count();
+    let warned = log.iter().filter(|line| line["limit"] == "max_connections").count();
     assert!((1..50).contains(&warned), "{warned} of 50");
     assert!(!log.iter().any(|line| line["level"] == "DEBUG"), "{log:?}");
 }

@@ -1,6 +1,6 @@
-//! Makes tokens, right and wrong ones, without the code that is tested.
+//! Makes tokens, right and wrong ones, without the code that is tested. Its unit tests take this in by `#[path]`.
 
-#![allow(dead_code)]
+#![allow(dead_code, unreachable_pub, missing_docs, clippy::unwrap_used)]
 
 use base64::Engine;
 use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
@@ -10,24 +10,55 @@ use ring::signature::{
 };
 use ring::{digest, hmac};
 use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+/// The secret of the tests' servers.
+pub const SECRET: &str = "the first secret, 32 bytes or more";
+
+/// Writes it into a file of the directory, for `auth_hs256_secret_file`.
+pub fn secret_file(dir: &Path) -> PathBuf {
+    let path = dir.join("secret");
+    std::fs::write(&path, SECRET).unwrap();
+    path
+}
+
+/// Seconds since 1970.
+pub fn now() -> f64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs_f64()
+}
+
+/// Claims of somebody who may write into `list` for an hour, and those given.
+pub fn claims(more: Value) -> Value {
+    let mut claims = json!({"sub": "ann", "exp": now() + 3600.0, "channels": {"list": "write"}});
+    for (name, value) in more.as_object().unwrap() {
+        claims[name] = value.clone();
+    }
+    claims
+}
+
+/// Their token, by [`SECRET`].
+pub fn token(more: Value) -> String {
+    sign(hs256(SECRET.as_bytes()), &claims(more))
+}
 
 /// The algorithm and its private key: the secret, or a PEM.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Signer<'a> {
-    pub(crate) alg: &'a str,
-    pub(crate) key: &'a [u8],
+pub struct Signer<'a> {
+    pub alg: &'a str,
+    pub key: &'a [u8],
 }
 
-pub(crate) fn hs256(secret: &[u8]) -> Signer<'_> {
+pub fn hs256(secret: &[u8]) -> Signer<'_> {
     Signer { alg: "HS256", key: secret }
 }
 
-pub(crate) fn base64url(bytes: impl AsRef<[u8]>) -> String {
+pub fn base64url(bytes: impl AsRef<[u8]>) -> String {
     BASE64_URL_SAFE_NO_PAD.encode(bytes)
 }
 
 /// A token with those claims, and more in its header than the algorithm.
-pub(crate) fn sign_with(signer: Signer<'_>, header: Value, claims: &Value) -> String {
+pub fn sign_with(signer: Signer<'_>, header: Value, claims: &Value) -> String {
     let mut all = json!({"typ": "JWT", "alg": signer.alg});
     for (name, value) in header.as_object().unwrap() {
         all[name] = value.clone();
@@ -35,12 +66,12 @@ pub(crate) fn sign_with(signer: Signer<'_>, header: Value, claims: &Value) -> St
     sign_parts(signer, &all.to_string(), &claims.to_string())
 }
 
-pub(crate) fn sign(signer: Signer<'_>, claims: &Value) -> String {
+pub fn sign(signer: Signer<'_>, claims: &Value) -> String {
     sign_with(signer, json!({}), claims)
 }
 
 /// The same of any texts.
-pub(crate) fn sign_parts(signer: Signer<'_>, header: &str, claims: &str) -> String {
+pub fn sign_parts(signer: Signer<'_>, header: &str, claims: &str) -> String {
     let message = format!("{}.{}", base64url(header), base64url(claims));
     let signature = signature(signer, message.as_bytes());
     format!("{message}.{}", base64url(signature))
@@ -75,7 +106,7 @@ fn der(pem: &[u8]) -> Vec<u8> {
     BASE64_STANDARD.decode(lines).unwrap()
 }
 
-pub(crate) fn sha256_hex(text: &str) -> String {
+pub fn sha256_hex(text: &str) -> String {
     let sum = digest::digest(&digest::SHA256, text.as_bytes());
     sum.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
