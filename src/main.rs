@@ -25,6 +25,7 @@ use causeway::tls::Tls;
 use causeway_storage::{ChangeStore, Schema};
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
 
 fn main() -> ExitCode {
     let arguments = command().get_matches();
@@ -139,9 +140,13 @@ async fn run(
     let (server, listener, address) = Server::bind(&config, tls.clone()).map_err(|e| e.to_string())?;
     let Reload { arguments, hangups } = reload;
     let reloader = Reloader::new(config.clone(), move || load(&arguments), server.clone(), tls.clone());
-    tokio::spawn(reloader.run(hangups));
+    let (leave, terminal_closed) = oneshot::channel();
+    tokio::spawn(async move {
+        reloader.run(hangups).await;
+        let _ = leave.send(());
+    });
     survive_file_limit().map_err(|e| format!("cannot handle signals: {e}"))?;
-    let stop = stop_signal().map_err(|e| format!("cannot wait for signals: {e}"))?;
+    let stop = stop_signal(terminal_closed).map_err(|e| format!("cannot wait for signals: {e}"))?;
     let admin = match &config.admin_listen {
         Some(listen) => Some(admin_listener(&config, listen).await?),
         None => None,
@@ -292,12 +297,14 @@ fn banner(
     )
 }
 
-/// Becomes ready at the first SIGINT or SIGTERM; the second ends the process at once.
-fn stop_signal() -> std::io::Result<impl Future<Output = ()> + Send + 'static> {
+/// Becomes ready at the first SIGINT or SIGTERM, or when the terminal was closed; the second ends the process at once.
+fn stop_signal(
+    terminal_closed: oneshot::Receiver<()>,
+) -> std::io::Result<impl Future<Output = ()> + Send + 'static> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     Ok(async move {
-        tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
+        tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {}, Ok(()) = terminal_closed => {} }
         tracing::info!("stopping; a second signal stops at once");
         tokio::spawn(async move {
             tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }

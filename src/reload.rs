@@ -1,6 +1,7 @@
 //! What SIGHUP does: the configuration and the files of keys and of the certificate are read again, and what can change while
 //! the server runs, does. The log says what has changed, and what would need a restart.
 
+use std::io::{self, IsTerminal};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::signal::unix::Signal;
@@ -62,9 +63,16 @@ impl Reloader {
         Arc::new(Reloader { read: Box::new(read), server, tls, config: Mutex::new(config) })
     }
 
-    /// Reloads at each of the signals, one after the other; those that come during one are the next one together.
+    /// Reloads at each of the signals, one after the other; those that come during one are the next one together. Ends when
+    /// it was the terminal with the log that has hung up: then nobody asks for a reload, and nothing can be logged.
     pub async fn run(self: Arc<Self>, mut hangups: Signal) {
+        let on_terminal = io::stderr().is_terminal();
         while hangups.recv().await.is_some() {
+            if on_terminal && !io::stderr().is_terminal() {
+                // A line that cannot be written would be a panic.
+                let _ = logging::set_filter("off");
+                return;
+            }
             let reloader = self.clone();
             // A panic has been logged, and the next one may do better.
             let _ = tokio::task::spawn_blocking(move || reloader.reload()).await;

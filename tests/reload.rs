@@ -5,13 +5,13 @@
 mod common;
 
 use common::{
-    CLOSE, Certificate, Client, PATIENCE, Place, Server, cell, close_frame, keys, run, signal,
+    CLOSE, Certificate, Client, Event, PATIENCE, Place, Server, cell, keys, run, signal,
     upgrade_request_with, version,
 };
 use rcgen::SerialNumber;
 use std::fs::OpenOptions;
-use std::io::Write;
-use std::process::Command;
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Command, Stdio};
 use std::time::Instant;
 
 const SECRETS: [&str; 2] = ["the first secret, 32 bytes or more", "the second secret, 32 bytes or more"];
@@ -284,7 +284,7 @@ fn a_signal_during_the_drain_does_not_end_it() {
     assert_eq!(client.recv_frame().close_code(), Some(1001));
     house.reload("close_timeout_ms = 20000\nmax_channels = 3\n", "max_channels: 100000 -> 3");
     assert_eq!(house.server.http_get("/readyz").status, 503);
-    client.send_bytes(&close_frame(1001, b""));
+    drop(client);
     assert_eq!(house.server.wait().code(), Some(0));
 }
 
@@ -302,4 +302,46 @@ fn a_signal_during_the_start_is_kept_for_its_end() {
     });
     server.wait_for_log("reloaded: nothing has changed");
     server.connect("list");
+}
+
+/// A terminal that is closed says SIGHUP, too: what ran in it is not to go on without anybody to see it.
+#[test]
+fn a_closed_terminal_stops_it() {
+    let place = Place::new("memory");
+    let serve = format!(
+        "echo process $$; exec {} serve --store memory --listen 127.0.0.1:0 --data {}",
+        env!("CARGO_BIN_EXE_causeway"),
+        place.data().display()
+    );
+    let mut terminal = Command::new("script")
+        .args(["-qec", &serve, "/dev/null"])
+        .env("SHELL", "/bin/sh")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(terminal.stdout.take().unwrap()).lines().map_while(Result::ok);
+    let mut after = |text: &str| {
+        let line = lines.find_map(|line| Some(line.split_once(text)?.1.trim().to_owned()));
+        line.unwrap_or_else(|| panic!("no {text:?}"))
+    };
+    let process: u32 = after("process ").parse().unwrap();
+    let address = after("ws://").split('/').next().unwrap().to_owned();
+    // As long as there is a terminal it is a reload.
+    signal(process, "HUP");
+    after("nothing has changed");
+    let mut client = Client::connect(address.parse().unwrap(), "list");
+    terminal.kill().unwrap();
+    terminal.wait().unwrap();
+    let told = client.event(PATIENCE);
+    let stops = matches!(&told, Event::Frame(frame) if frame.close_code() == Some(1001));
+    if !stops {
+        signal(process, "KILL");
+    }
+    assert!(stops, "{told:?}");
+    drop(client);
+    let deadline = Instant::now() + PATIENCE;
+    while std::net::TcpStream::connect(&address).is_ok() {
+        assert!(Instant::now() < deadline, "it does not end");
+    }
 }
