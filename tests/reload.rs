@@ -4,11 +4,14 @@
 
 mod common;
 
+use causeway::config::SETTINGS;
+use causeway::reload::is_reloaded;
 use common::{
     CLOSE, Certificate, Client, Event, PATIENCE, Place, Server, cell, keys, run, signal,
     upgrade_request_with, version,
 };
 use rcgen::SerialNumber;
+use std::collections::BTreeSet;
 use std::fs::OpenOptions;
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
@@ -344,4 +347,16 @@ fn a_closed_terminal_stops_it() {
     while std::net::TcpStream::connect(&address).is_ok() {
         assert!(Instant::now() < deadline, "it does not end");
     }
+}
+
+#[test]
+fn the_documented_settings_are_those_that_are_reloaded() {
+    let docs = include_str!("../docs/operations.md");
+    let section = docs.split("\n## Reload\n").nth(1).unwrap().split("\n## ").next().unwrap();
+    let rows =
+        section.lines().filter(|line| line.starts_with("| limits of") || line.starts_with("| the log"));
+    let settings = rows.flat_map(|row| row.split(" | ").nth(1).unwrap().split(", "));
+    let told: BTreeSet<_> = settings.map(|setting| setting.trim_matches('`')).collect();
+    let reloaded = SETTINGS.iter().map(|setting| setting.name).filter(|name| is_reloaded(name));
+    assert_eq!(told, reloaded.collect());
 }
