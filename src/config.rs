@@ -62,7 +62,7 @@ macro_rules! settings {
             }, )+];
 
         impl Config {
-            fn set(&mut self, name: &str, value: &str) -> Result<(), String> {
+            pub(crate) fn set(&mut self, name: &str, value: &str) -> Result<(), String> {
                 match name {
                     $( stringify!($name) => self.$name = <$type as Kind>::parse(value, $bounds)?, )+
                     _ => return Err("there is no such setting; --print-config shows all there are".into()),
@@ -70,10 +70,25 @@ macro_rules! settings {
                 Ok(())
             }
 
-            fn toml(&self, name: &str) -> String {
+            /// A setting's value, as a file has it; empty if there is no such setting.
+            pub fn toml(&self, name: &str) -> String {
                 match name {
                     $( stringify!($name) => self.$name.toml(), )+
                     _ => String::new(),
+                }
+            }
+
+            /// The settings whose values are others in `other`, in order.
+            pub fn differing(&self, other: &Config) -> Vec<&'static str> {
+                let differs = [$( (stringify!($name), self.$name != other.$name), )+];
+                differs.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name).collect()
+            }
+
+            /// Takes the value of one setting over.
+            pub fn take(&mut self, name: &str, other: &Config) {
+                match name {
+                    $( stringify!($name) => self.$name = other.$name.clone(), )+
+                    _ => {}
                 }
             }
         }

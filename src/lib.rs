@@ -2,6 +2,7 @@
 //!
 //! | module | what it does |
 //! | --- | --- |
+//! | [`reload`] | what SIGHUP does: what of the configuration can change while the server runs |
 //! | [`server`] | listens, drains, and ties everything below together |
 //! | [`tls`] | the handshake on the same port, and a certificate that can change |
 //! | [`routes`] | HTTP on the same port: the upgrade, health, metrics |
@@ -41,6 +42,7 @@ pub mod page;
 pub mod protocol;
 pub mod queue;
 pub mod relay;
+pub mod reload;
 pub mod request_id;
 pub mod routes;
 pub mod schema_file;

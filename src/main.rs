@@ -18,12 +18,14 @@ use causeway::backup::check_restored;
 use causeway::config::{Config, ENV_CONFIG, SETTINGS, flag};
 use causeway::logging;
 use causeway::metrics::runtime;
+use causeway::reload::Reloader;
 use causeway::schema_file::{self, Follows};
 use causeway::server::{Server, resolve};
 use causeway::tls::Tls;
 use causeway_storage::{ChangeStore, Schema};
 use clap::{Arg, ArgAction, ArgMatches, Command};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
 
 fn main() -> ExitCode {
     let arguments = command().get_matches();
@@ -34,7 +36,7 @@ fn main() -> ExitCode {
             return Ok(true);
         }
         match name {
-            "serve" => serve(config).map(|()| true),
+            "serve" => serve(config, arguments).map(|()| true),
             name => tools::run(name, arguments, &config),
         }
     }) {
@@ -91,21 +93,27 @@ fn load(arguments: &ArgMatches) -> Result<Config, causeway::config::ConfigError>
     Config::load(file, std::env::vars(), flags)
 }
 
-fn serve(config: Config) -> Result<(), String> {
+fn serve(config: Config, arguments: &ArgMatches) -> Result<(), String> {
     logging::start(&config.log, config.log_format).map_err(|e| format!("{}: {e}", flag("log")))?;
-    let schema = schema_file::load(&config)?;
-    let tls = Tls::load(&config).map_err(|e| e.to_string())?;
-    for warning in tls.iter().flat_map(|tls| tls.warnings()) {
-        tracing::warn!("{warning}");
-    }
-    raise_file_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(config.io_thread_count())
         .max_blocking_threads(config.page_readers + DECODE_THREADS)
         .enable_all()
         .build()
         .map_err(|e| format!("cannot start: {e}"))?;
-    let result = runtime.block_on(run(config, schema, tls));
+    // Before anything that takes time: from here on SIGHUP does not end the process.
+    let hangups = {
+        let _runtime = runtime.enter();
+        signal(SignalKind::hangup()).map_err(|e| format!("cannot wait for signals: {e}"))?
+    };
+    let schema = schema_file::load(&config)?;
+    let tls = Tls::load(&config).map_err(|e| e.to_string())?;
+    for warning in tls.iter().flat_map(|tls| tls.warnings()) {
+        tracing::warn!("{warning}");
+    }
+    raise_file_limit();
+    let reload = Reload { arguments: arguments.clone(), hangups };
+    let result = runtime.block_on(run(config, schema, tls, reload));
     // What has not ended within the drain is given up, and says so.
     runtime.shutdown_timeout(LAST_WORDS);
     result
@@ -117,10 +125,28 @@ const LAST_WORDS: Duration = Duration::from_millis(500);
 /// Blocking threads beside those that read pages: large messages are decoded there.
 const DECODE_THREADS: usize = 2;
 
-async fn run(config: Config, schema: Option<Arc<Schema>>, tls: Option<Arc<Tls>>) -> Result<(), String> {
+/// When the configuration is read again, and from where.
+struct Reload {
+    arguments: ArgMatches,
+    hangups: Signal,
+}
+
+async fn run(
+    config: Config,
+    schema: Option<Arc<Schema>>,
+    tls: Option<Arc<Tls>>,
+    reload: Reload,
+) -> Result<(), String> {
     let (server, listener, address) = Server::bind(&config, tls.clone()).map_err(|e| e.to_string())?;
+    let Reload { arguments, hangups } = reload;
+    let reloader = Reloader::new(config.clone(), move || load(&arguments), server.clone(), tls.clone());
+    let (leave, terminal_closed) = oneshot::channel();
+    tokio::spawn(async move {
+        reloader.run(hangups).await;
+        let _ = leave.send(());
+    });
     survive_file_limit().map_err(|e| format!("cannot handle signals: {e}"))?;
-    let stop = stop_signal().map_err(|e| format!("cannot wait for signals: {e}"))?;
+    let stop = stop_signal(terminal_closed).map_err(|e| format!("cannot wait for signals: {e}"))?;
     let admin = match &config.admin_listen {
         Some(listen) => Some(admin_listener(&config, listen).await?),
         None => None,
@@ -271,12 +297,14 @@ fn banner(
     )
 }
 
-/// Becomes ready at the first SIGINT or SIGTERM; the second ends the process at once.
-fn stop_signal() -> std::io::Result<impl Future<Output = ()> + Send + 'static> {
+/// Becomes ready at the first SIGINT or SIGTERM, or when the terminal was closed; the second ends the process at once.
+fn stop_signal(
+    terminal_closed: oneshot::Receiver<()>,
+) -> std::io::Result<impl Future<Output = ()> + Send + 'static> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     Ok(async move {
-        tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
+        tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {}, Ok(()) = terminal_closed => {} }
         tracing::info!("stopping; a second signal stops at once");
         tokio::spawn(async move {
             tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }

@@ -50,6 +50,33 @@ pub enum Request {
     },
 }
 
+impl Request {
+    /// What is asked, in a word.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Request::Backup { .. } => "backup",
+            Request::Verify { .. } => "verify",
+            Request::Channels => "channels",
+            Request::Inspect { .. } => "inspect",
+            Request::Rows { .. } => "rows",
+            Request::Delete { .. } => "delete",
+            Request::Rebuild { .. } => "rebuild",
+        }
+    }
+
+    /// The channels that it names.
+    pub fn channels(&self) -> &[String] {
+        match self {
+            Request::Backup { .. } | Request::Channels => &[],
+            Request::Verify { channels } => channels,
+            Request::Inspect { channel }
+            | Request::Rows { channel, .. }
+            | Request::Delete { channel }
+            | Request::Rebuild { channel } => std::slice::from_ref(channel),
+        }
+    }
+}
+
 /// A line of the answer.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(tag = "line", rename_all = "snake_case")]

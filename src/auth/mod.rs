@@ -185,14 +185,16 @@ impl Auth {
             let Some(auth) = auth.upgrade() else { return };
             let changed = *auth.seen.lock().unwrap_or_else(PoisonError::into_inner) != stamps(&auth.files);
             if changed {
-                // It says itself what came of it.
-                let _ = auth.reload();
+                // It says itself what is wrong.
+                if let Ok(reloaded) = auth.reload() {
+                    tracing::info!("keys of authentication read again: {reloaded}");
+                }
             }
         };
         thread::Builder::new().name("auth-files".into()).spawn(watch).map(drop)
     }
 
-    /// Reads the files again, and says so in the log. If one cannot be taken, all keys stay as they were. Blocks on the disk.
+    /// Reads the files again. If one cannot be taken, all keys stay as they were, and the log says why. Blocks on the disk.
     pub fn reload(&self) -> Result<Reloaded, AuthError> {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         // Before they are read: what changes meanwhile is read again.
@@ -207,13 +209,11 @@ impl Auth {
         let (before, after) = (ids(&keys), ids(&new));
         *keys = Arc::new(new);
         drop(keys);
-        let reloaded = Reloaded {
+        Ok(Reloaded {
             added: after.difference(&before).count(),
             removed: before.difference(&after).count(),
             total: after.len(),
-        };
-        tracing::info!("keys of authentication read again: {reloaded}");
-        Ok(reloaded)
+        })
     }
 
     /// How many keys there are, and whether their files have changed since to what cannot be taken.

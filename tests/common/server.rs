@@ -26,6 +26,8 @@ pub struct Server {
     /// What it prints after its own address.
     banner: Mutex<mpsc::Receiver<String>>,
     stderr: Option<JoinHandle<String>>,
+    /// What it has logged so far.
+    logged: Arc<Mutex<Vec<u8>>>,
     _temp: Option<TempDir>,
 }
 
@@ -68,6 +70,16 @@ impl Server {
 
     /// A server on a data directory of the caller's.
     pub fn at(data: &Path, store: &str, settings: &[(&str, &str)]) -> Self {
+        Self::starting(data, store, settings, |_| ())
+    }
+
+    /// The same; something is done, with the process' id, before it is waited for.
+    pub fn starting(
+        data: &Path,
+        store: &str,
+        settings: &[(&str, &str)],
+        meanwhile: impl FnOnce(u32),
+    ) -> Self {
         let mut command = command(&["serve", "--store", store], &[]);
         if !settings.iter().any(|(name, _)| *name == "listen") {
             command.args(["--listen", "127.0.0.1:0"]);
@@ -89,7 +101,9 @@ impl Server {
                 let _ = send.send(line);
             }
         });
-        let stderr = collect(child.stderr.take().unwrap());
+        let logged = Arc::default();
+        let stderr = collect_into(child.stderr.take().unwrap(), Arc::clone(&logged));
+        meanwhile(child.id());
         let deadline = Instant::now() + PATIENCE;
         let addr = loop {
             match receive.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
@@ -105,7 +119,8 @@ impl Server {
             }
         };
         let banner = Mutex::new(receive);
-        Self { addr, data: data.to_owned(), tls: None, child, banner, stderr: Some(stderr), _temp: None }
+        let (data, stderr) = (data.to_owned(), Some(stderr));
+        Self { addr, data, tls: None, child, banner, stderr, logged, _temp: None }
     }
 
     /// The address of its operators' listener, which it was started with; to be asked for once.
@@ -209,8 +224,7 @@ impl Server {
 
     /// Sends a signal by its short name.
     pub fn signal(&self, name: &str) {
-        let kill = Command::new("kill").arg(format!("-{name}")).arg(self.child.id().to_string()).status();
-        assert!(kill.unwrap().success(), "kill -{name}");
+        signal(self.child.id(), name);
     }
 
     /// From now on no file may grow beyond that; `None` lifts the limit.
@@ -274,6 +288,21 @@ impl Server {
         self.stderr.take().map(|stderr| stderr.join().unwrap()).unwrap_or_default()
     }
 
+    /// Waits until its log has the text.
+    #[track_caller]
+    pub fn wait_for_log(&self, text: &str) {
+        let deadline = Instant::now() + PATIENCE;
+        while !self.logged().contains(text) {
+            assert!(Instant::now() < deadline, "{text:?} is not in {}", self.logged());
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// What it has logged so far.
+    pub fn logged(&self) -> String {
+        String::from_utf8_lossy(&self.logged.lock().unwrap()).into_owned()
+    }
+
     /// The lines of `/metrics` that begin so.
     pub fn metric_lines(&self, prefix: &str) -> Vec<String> {
         let text = self.http_get("/metrics").text();
@@ -308,6 +337,12 @@ pub struct Finished {
     pub stderr: String,
 }
 
+/// Sends a process a signal by its short name.
+pub fn signal(process: u32, name: &str) {
+    let kill = Command::new("kill").arg(format!("-{name}")).arg(process.to_string()).status();
+    assert!(kill.unwrap().success(), "kill -{name}");
+}
+
 /// Runs the binary until it ends by itself.
 pub fn run(arguments: &[&str], environment: &[(&str, &str)]) -> Finished {
     let mut child = command(arguments, environment).spawn().unwrap();
@@ -338,11 +373,18 @@ fn command(arguments: &[&str], environment: &[(&str, &str)]) -> Command {
 }
 
 /// Reads a pipe to its end on a thread of its own.
-fn collect(mut pipe: impl Read + Send + 'static) -> JoinHandle<String> {
+fn collect(pipe: impl Read + Send + 'static) -> JoinHandle<String> {
+    collect_into(pipe, Arc::default())
+}
+
+/// The same; what has come so far is there for others to see.
+fn collect_into(mut pipe: impl Read + Send + 'static, into: Arc<Mutex<Vec<u8>>>) -> JoinHandle<String> {
     thread::spawn(move || {
-        let mut bytes = Vec::new();
-        let _ = pipe.read_to_end(&mut bytes);
-        String::from_utf8_lossy(&bytes).into_owned()
+        let mut chunk = [0; 4096];
+        while let Ok(n @ 1..) = pipe.read(&mut chunk) {
+            into.lock().unwrap().extend(&chunk[..n]);
+        }
+        String::from_utf8_lossy(&into.lock().unwrap()).into_owned()
     })
 }
 

@@ -65,8 +65,17 @@ fn no_payload_and_no_token_is_ever_logged(store: &str) {
     exchange(server.tcp(), format!("{MARK} / HTTP/1.1\r\nX:\r\n {MARK}\0\r\n\r\n").as_bytes());
     client.send_bytes(&crate::common::close_frame(1000, MARK.as_bytes()));
     client.expect_close(1000);
+    // Nor what operators ask for, but for the command and the channel. Memory cannot be asked.
+    let durable = store != "memory";
+    if durable {
+        let data = server.data.to_str().unwrap();
+        let rows = ["rows", "list", "todos", "--after", MARK, "--store", store, "--data", data];
+        assert_eq!(run(&rows, &[]).code, Some(0));
+    }
     let log = server.stop_and_log();
     assert!(lines(&log).iter().any(|line| line["level"] == "DEBUG"), "there was something to find: {log}");
+    let asked = |line: &Value| line["command"] == "rows" && line["channels"].to_string().contains("list");
+    assert_eq!(lines(&log).iter().any(asked), durable, "{log}");
     // As it is written for people, or as its bytes.
     let bytes = format!("{:?}", MARK.as_bytes());
     let forms = [MARK, bytes.trim_matches(['[', ']'])];
