@@ -204,7 +204,7 @@ settings! {
     ipv6_prefix: u8 = 64, 1..=128;
     /// Proxies that are believed which address they serve (`X-Forwarded-For`), as addresses or ranges such as 10.0.0.0/8.
     trusted_proxies: List<Network> = List(Vec::new()), ANY;
-    /// Web pages that may connect, as https://app.example.com or https://*.example.com; none: any. Others are answered 403.
+    /// Web pages that may connect, as `https://app.example.com` or `https://*.example.com`; none: any. Others are answered 403.
     allowed_origins: List<Origin> = List(Vec::new()), ANY;
 
     /// Messages (and control frames, and fragments) a second of one connection; more are answered `rate_limited`. 0: no limit.
