@@ -143,12 +143,23 @@ fn damaged_tables_become_what_they_were() {
 }
 
 /// A channel is made anew over and over, and its tables are damaged, while clients write into it and beside it.
+/// Also when the test fails the writers are to come to their end.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 #[test]
 fn clients_write_while_tables_are_made_anew() {
     let place = Place::new("sqlite");
     let schema = place.write("schema.sql", SCHEMA);
     let server = place.serve_with(&[("schema", &schema), ("shards", "1")]);
     let file = place.data().join("list.db");
+    // The channel is made by its first update.
+    server.connect("list").update(1, &changes());
     let stop = AtomicBool::new(false);
     let write = |mut client: Client, own: usize| {
         let mut n = 0u64;
@@ -171,11 +182,12 @@ fn clients_write_while_tables_are_made_anew() {
             .enumerate()
             .map(|(own, client)| scope.spawn(move || write(client, own)))
             .collect();
+        let over = Over(&stop);
         for _ in 0..8 {
             damage(&file, false);
             place.people(&["rebuild", "list"]);
         }
-        stop.store(true, Ordering::Relaxed);
+        drop(over);
         assert!(writers.into_iter().all(|writer| writer.join().unwrap() > 0));
     });
     // The damage that came last was undone, and what was written since is there.
