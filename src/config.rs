@@ -583,6 +583,21 @@ mod tests {
     }
 
     #[test]
+    fn the_readme_has_every_setting_with_its_default() {
+        let rows: Vec<_> =
+            include_str!("../README.md").lines().filter(|line| line.starts_with("| `")).collect();
+        let default = Config::default();
+        for setting in SETTINGS {
+            let value = match default.toml(setting.name).trim_matches('"') {
+                "" | "[]" => String::new(),
+                value => format!("`{value}` "),
+            };
+            let row = format!("| `{}` | {value}| {} |", setting.name, setting.about.trim());
+            assert!(rows.contains(&&*row), "the README lacks {row}");
+        }
+    }
+
+    #[test]
     fn what_is_printed_can_be_read() {
         let set = Config { data: "a \"quoted\" path".into(), shards: 7, ..Config::default() };
         let set = Config {

@@ -14,6 +14,7 @@ use crate::tls::{self, Tls};
 
 /// The settings that are limits to be replaced ([`Settings`]).
 const LIMITS: &[&str] = &[
+    "max_partial_bytes",
     "max_connections",
     "max_connections_per_ip",
     "max_connections_per_subject",

@@ -92,7 +92,7 @@ pub(crate) fn attacked<T>(server: &Server, attack: impl FnOnce() -> T) -> (T, Fe
     let growth_bytes = server.peak_memory_bytes().unwrap_or(0).saturating_sub(before);
     let felt = Felt { updates, open_files, growth_bytes };
     assert!(felt.growth_bytes < MAX_GROWTH_BYTES, "{felt:?}");
-    assert!(felt.updates > 1, "{felt:?}");
+    assert!(felt.updates > 0, "{felt:?}");
     eprintln!("{felt:?}");
     (result, felt)
 }

@@ -143,12 +143,23 @@ fn damaged_tables_become_what_they_were() {
 }
 
 /// A channel is made anew over and over, and its tables are damaged, while clients write into it and beside it.
+/// Also when the test fails the writers are to come to their end.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 #[test]
 fn clients_write_while_tables_are_made_anew() {
     let place = Place::new("sqlite");
     let schema = place.write("schema.sql", SCHEMA);
     let server = place.serve_with(&[("schema", &schema), ("shards", "1")]);
     let file = place.data().join("list.db");
+    // The channel is made by its first update.
+    server.connect("list").update(1, &changes());
     let stop = AtomicBool::new(false);
     let write = |mut client: Client, own: usize| {
         let mut n = 0u64;
@@ -165,22 +176,18 @@ fn clients_write_while_tables_are_made_anew() {
         n
     };
     thread::scope(|scope| {
-        let mut clients = ["list", "list", "other"].map(|name| server.connect(name));
-        // It is made with its first update.
-        clients[0].update(1, &[change("tags", "0209030B0162", "note", 0)]);
-        clients[1].recv_type("update");
-        // Whatever fails here, the writers end.
-        let stopping = OnDrop(|| stop.store(true, Ordering::Relaxed));
+        let clients: Vec<_> = ["list", "list", "other"].map(|name| server.connect(name)).into();
         let writers: Vec<_> = clients
             .into_iter()
             .enumerate()
             .map(|(own, client)| scope.spawn(move || write(client, own)))
             .collect();
+        let over = Over(&stop);
         for _ in 0..8 {
             damage(&file, false);
             place.people(&["rebuild", "list"]);
         }
-        drop(stopping);
+        drop(over);
         assert!(writers.into_iter().all(|writer| writer.join().unwrap() > 0));
     });
     // The damage that came last was undone, and what was written since is there.
@@ -188,14 +195,6 @@ fn clients_write_while_tables_are_made_anew() {
     let pulled = as_pulled(&place, &mut server.connect("list"), server.connect("again"), "again");
     assert_eq!(found, pulled);
     assert_eq!(place.json(&["verify"]).len(), 3);
-}
-
-struct OnDrop<F: Fn()>(F);
-
-impl<F: Fn()> Drop for OnDrop<F> {
-    fn drop(&mut self) {
-        (self.0)();
-    }
 }
 
 /// A server that is killed while it makes tables anew, or has no room for them, leaves those that were there.
