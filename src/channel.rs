@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use causeway_storage::store::unix_time_s;
+use causeway_storage::store::{site_id_of, unix_time_s};
 use causeway_storage::{
     Change, ChangeStore, ChannelStore, Clamp, Outcome, Quota, RemadeTable, StoreError, Update as StoreUpdate,
     merge_within,
@@ -256,7 +256,7 @@ fn derived_site_id(seed: &str, channel: &str) -> String {
     let mut hash = digest::Context::new(&digest::SHA256);
     hash.update(seed.as_bytes());
     hash.update(channel.as_bytes());
-    hash.finish().as_ref()[..16].iter().map(|byte| format!("{byte:02X}")).collect()
+    site_id_of(&hash.finish().as_ref()[..16])
 }
 
 #[cfg(test)]

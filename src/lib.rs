@@ -20,6 +20,7 @@
 //! | [`backup`] | backup and restore |
 //! | [`limits`] | what one client may take of what all share |
 //! | [`schema_file`] | the application's schema, as a file, and the last one of a data directory |
+//! | [`file_stamp`] | whether a file has changed |
 //! | [`config`], [`metrics`], [`unavailable`] | every setting; every count; channels whose store fails |
 //! | [`logging`], [`ending`], [`request_id`] | the log; why connections end; what ties lines together |
 //!
@@ -34,6 +35,7 @@ pub mod connection;
 pub mod draining;
 pub mod ending;
 pub mod fanout;
+pub mod file_stamp;
 pub mod limits;
 pub mod logging;
 pub mod metrics;

@@ -1,7 +1,10 @@
 //! What the server counts, and `/metrics`. `docs/operations.md` says what each metric means.
 
+mod labels;
 mod latency;
+mod now;
 mod process;
+mod register;
 pub mod runtime;
 
 use std::sync::atomic::AtomicU64;
@@ -10,7 +13,6 @@ use std::time::Duration;
 
 use causeway_storage::{Outcome, StoreError};
 use hyper::StatusCode;
-use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -26,133 +28,15 @@ use crate::protocol::Code;
 use crate::tls::HandshakeFailure;
 use crate::unavailable::{Unavailable, Use};
 
+use labels::{
+    BuildLabel, ChannelLabel, CodeLabel, DeniedLabel, KindLabel, LimitLabel, OutcomeLabel, ReasonLabel,
+    SettingLabel, StatusLabel, ToLabel, TypeLabel, UseLabel,
+};
 use latency::Latency;
+pub use now::{ChannelStats, Now, ShardStats};
 use process::Process;
+use register::{byte_counter, byte_gauge, counter, family, gauge, histogram, latency};
 use runtime::Runtime;
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct CodeLabel {
-    code: &'static str,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct TypeLabel {
-    r#type: &'static str,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct OutcomeLabel {
-    outcome: &'static str,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct LimitLabel {
-    limit: &'static str,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct KindLabel {
-    kind: &'static str,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct ReasonLabel {
-    reason: &'static str,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct DeniedLabel {
-    at: &'static str,
-    reason: &'static str,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct StatusLabel {
-    status: u16,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct BuildLabel {
-    version: &'static str,
-    store: String,
-    durability: String,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct SettingLabel {
-    setting: &'static str,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct ToLabel {
-    to: &'static str,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct UseLabel {
-    channel: String,
-    to: &'static str,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct ChannelLabel {
-    channel: String,
-}
-
-/// A channel as `/metrics` shows it.
-#[derive(Clone, Debug)]
-pub struct ChannelStats {
-    /// Its name.
-    pub name: String,
-    /// Its connections.
-    pub connections: usize,
-    /// Its version.
-    pub version: u64,
-    /// How many versions its slowest client has yet to be sent.
-    pub lag: u64,
-}
-
-impl ChannelStats {
-    /// Keeps the `max` with the most connections.
-    pub fn keep_busiest(stats: &mut Vec<ChannelStats>, max: usize) {
-        stats.sort_unstable_by(|a, b| b.connections.cmp(&a.connections).then_with(|| a.name.cmp(&b.name)));
-        stats.truncate(max);
-    }
-}
-
-/// What a shard says of itself.
-#[derive(Debug, Default)]
-pub struct ShardStats {
-    /// Channels with a follower.
-    pub channels: usize,
-    /// Channels whose store is open.
-    pub open_stores: usize,
-    /// Bytes in all outboxes.
-    pub outbox_bytes: usize,
-    /// Connections whose updates are left to pages.
-    pub lagging: usize,
-    /// Pulls that are being answered, or wait for that.
-    pub pulls: usize,
-    /// The channels with the most followers.
-    pub busiest: Vec<ChannelStats>,
-}
-
-/// What is asked for when `/metrics` is.
-#[derive(Debug, Default)]
-pub struct Now {
-    /// What the shards say.
-    pub shards: Vec<ShardStats>,
-    /// How many shards said nothing.
-    pub silent: usize,
-    /// The most channels that are shown one by one.
-    pub max_channels: usize,
-    /// Whether clients are taken in.
-    pub ready: bool,
-    /// Bytes of updates that wait for the shards.
-    pub queue_bytes: usize,
-    /// Pages that are being read.
-    pub pages_reading: usize,
-}
 
 /// The statuses that answers have.
 const STATUSES: [u16; 12] = [101, 200, 400, 401, 403, 404, 405, 426, 429, 500, 503, 0];
@@ -259,7 +143,7 @@ impl Default for Metrics {
         let refused = Family::<ReasonLabel, Counter>::default();
         r.register(
             "connections_refused",
-            "Connections given up before a request came, by reason",
+            "Connections given up that had become no WebSocket, by reason",
             refused.clone(),
         );
         let answers = Family::<StatusLabel, Counter>::default();
@@ -429,66 +313,6 @@ impl Default for Metrics {
             encoding: Mutex::default(),
         }
     }
-}
-
-fn gauge(registry: &mut Registry, name: &str, help: &str) -> Gauge {
-    let gauge = Gauge::default();
-    registry.register(name, help, gauge.clone());
-    gauge
-}
-
-fn byte_gauge(registry: &mut Registry, name: &str, help: &str) -> Gauge {
-    let gauge = Gauge::default();
-    registry.register_with_unit(name, help, Unit::Bytes, gauge.clone());
-    gauge
-}
-
-fn latency(registry: &mut Registry, name: &str, help: &str) -> Latency {
-    let latency = Latency::default();
-    registry.register_with_unit(name, help, Unit::Seconds, latency.clone());
-    latency
-}
-
-fn counter(registry: &mut Registry, name: &str, help: &str) -> Counter {
-    let counter = Counter::default();
-    registry.register(name, help, counter.clone());
-    counter
-}
-
-fn byte_counter(registry: &mut Registry, name: &str, help: &str) -> Counter {
-    let counter = Counter::default();
-    registry.register_with_unit(name, help, Unit::Bytes, counter.clone());
-    counter
-}
-
-fn family<M>(registry: &mut Registry, name: &str, help: &str) -> Family<ChannelLabel, M>
-where
-    M: Default
-        + std::fmt::Debug
-        + prometheus_client::encoding::EncodeMetric
-        + prometheus_client::metrics::TypedMetric
-        + Send
-        + Sync
-        + 'static,
-{
-    let family = Family::default();
-    registry.register(name, help, family.clone());
-    family
-}
-
-fn histogram(
-    registry: &mut Registry,
-    name: &str,
-    help: &str,
-    buckets: impl Iterator<Item = f64>,
-    unit: Option<Unit>,
-) -> Histogram {
-    let histogram = Histogram::new(buckets);
-    match unit {
-        Some(unit) => registry.register_with_unit(name, help, unit, histogram.clone()),
-        None => registry.register(name, help, histogram.clone()),
-    }
-    histogram
 }
 
 impl Metrics {

@@ -5,9 +5,8 @@
 mod common;
 
 use std::fs;
-use std::path::Path;
-use std::time::Duration;
 
+use causeway_storage::conformance::raw_sled;
 use common::guarantees::{Row, row};
 use common::{Client, Server, cell, keys, pull, update};
 
@@ -103,7 +102,7 @@ fn what_sled_keeps_of_a_channel_is_damaged() {
     }
     fill(&mut server.connect("hurt"));
     server.stop();
-    let db = raw(&data);
+    let db = raw_sled(&data);
     let prefix = |channel: &str, kind: &[u8]| {
         let id = db.get([b"n", channel.as_bytes()].concat()).unwrap().unwrap();
         [b"c", &*id, kind].concat()
@@ -126,7 +125,7 @@ fn what_sled_keeps_of_a_channel_is_damaged() {
     use_damaged(&server);
     let log = server.stop_and_log();
     assert!(log.contains(r#"channel "hurt" is corrupt"#), "{log}");
-    let db = raw(&data);
+    let db = raw_sled(&data);
     for key in &damaged {
         assert_eq!(db.get(key).unwrap().unwrap(), b"rubbish", "the damage is left as it is");
     }
@@ -138,15 +137,4 @@ fn what_sled_keeps_of_a_channel_is_damaged() {
         lost: "what was damaged: it needs its backup",
         command: "cargo test --test corrupt what_sled_keeps",
     });
-}
-
-/// The database as it lies on the disk.
-fn raw(data: &Path) -> sled::Db {
-    for _ in 0..1_000 {
-        match sled::open(data.join("sled")) {
-            Err(e) if e.to_string().contains("lock") => std::thread::sleep(Duration::from_millis(5)),
-            opened => return opened.unwrap(),
-        }
-    }
-    panic!("the database is still locked");
 }

@@ -152,9 +152,10 @@ impl Keys {
     }
 }
 
-/// Takes the same time wherever they differ.
-fn is_same(a: &[u8; 32], b: &[u8; 32]) -> bool {
-    a.iter().zip(b).fold(0, |differences, (a, b)| black_box(differences | (a ^ b))) == 0
+/// Whether two secrets are the same; takes the same time wherever two of one length differ.
+pub fn is_same(a: &[u8], b: &[u8]) -> bool {
+    let differences = a.iter().zip(b).fold(0, |differences, (a, b)| black_box(differences | (a ^ b)));
+    a.len() == b.len() && differences == 0
 }
 
 fn read_file(path: &Path) -> Result<String, String> {

@@ -21,7 +21,6 @@ pub mod session;
 
 use std::collections::HashSet;
 use std::fmt;
-use std::fs::{self, Metadata};
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -32,12 +31,13 @@ use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Validation, decode, decode_header};
 
 use crate::config::Config;
+use crate::file_stamp::FileStamp;
 use crate::protocol::Token;
 use crate::protocol::decode::MAX_TOKEN_BYTES;
 
 pub use claims::Grant;
 use claims::{Claims, Rules};
-pub use keys::{AuthError, KeyId, SECRET_MIN_BYTES};
+pub use keys::{AuthError, KeyId, SECRET_MIN_BYTES, is_same};
 use keys::{KeyFiles, Keys};
 pub use patterns::Access;
 pub use session::Session;
@@ -154,11 +154,8 @@ pub struct Auth {
     /// Whether the files have changed to what cannot be taken.
     stale: AtomicBool,
     /// The files when they were last read. Whoever holds it reads them.
-    seen: Mutex<Vec<Option<Stamp>>>,
+    seen: Mutex<Vec<Option<FileStamp>>>,
 }
-
-/// What changes when a file does.
-type Stamp = (SystemTime, u64, [i64; 4]);
 
 impl Auth {
     /// Reads the keys that are configured; `None` if none are: then everybody may do everything.
@@ -273,20 +270,8 @@ pub fn now_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }
 
-fn stamps(files: &KeyFiles) -> Vec<Option<Stamp>> {
-    files.all().map(|(_, path)| fs::metadata(path).ok().map(|metadata| stamp(&metadata))).collect()
-}
-
-fn stamp(metadata: &Metadata) -> Stamp {
-    #[cfg(unix)]
-    let rest = {
-        use std::os::unix::fs::MetadataExt;
-        // The time of the last change of its rights too: who may not read it at first may later.
-        [metadata.ino() as i64, metadata.dev() as i64, metadata.ctime(), metadata.ctime_nsec()]
-    };
-    #[cfg(not(unix))]
-    let rest = [0; 4];
-    (metadata.modified().unwrap_or(UNIX_EPOCH), metadata.len(), rest)
+fn stamps(files: &KeyFiles) -> Vec<Option<FileStamp>> {
+    files.all().map(|(_, path)| FileStamp::of(path)).collect()
 }
 
 #[cfg(test)]

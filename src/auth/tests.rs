@@ -1,5 +1,6 @@
 //! Tokens against keys, each made without the code that is tested.
 
+use std::fs;
 use std::path::PathBuf;
 
 use serde_json::{Value, json};

@@ -1,7 +1,7 @@
 //! The certificate's and the key's files: read, checked, and looked at for changes.
 
 use std::fmt;
-use std::fs::{self, File, Metadata};
+use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -14,6 +14,8 @@ use tokio_rustls::rustls::sign::CertifiedKey;
 use tokio_rustls::rustls::{self, InconsistentKeys};
 use x509_cert::Certificate;
 use x509_cert::der::Decode;
+
+use crate::file_stamp::FileStamp;
 
 /// The largest file that is read, in bytes.
 const FILE_MAX_BYTES: u64 = 1 << 20;
@@ -93,9 +95,6 @@ pub(super) struct Identity {
     pub(super) key_open: bool,
 }
 
-/// What tells a file that has changed from one that has not. Where it is a link, that of its target.
-pub(super) type Stamp = Option<(u64, u64, u64, i64, i64)>;
-
 /// The files that the settings name.
 #[derive(Clone, Debug)]
 pub(super) struct Files {
@@ -105,11 +104,8 @@ pub(super) struct Files {
 
 impl Files {
     /// The state of both files; blocks on the disk.
-    pub(super) fn stamps(&self) -> [Stamp; 2] {
-        [&self.cert, &self.key].map(|path| {
-            let of = |m: Metadata| (m.dev(), m.ino(), m.len(), m.mtime(), m.mtime_nsec());
-            fs::metadata(path).ok().map(of)
-        })
+    pub(super) fn stamps(&self) -> [Option<FileStamp>; 2] {
+        [&self.cert, &self.key].map(|path| FileStamp::of(path))
     }
 
     /// Reads both, and sees that they belong together; blocks on the disk.

@@ -18,11 +18,12 @@ use tokio_rustls::rustls::server::{ClientHello, NoServerSessionStorage, Resolves
 use tokio_rustls::rustls::sign::CertifiedKey;
 use tokio_rustls::rustls::version::{TLS12, TLS13};
 
+use files::Files;
 pub use files::{CertificateInfo, TlsError};
-use files::{Files, Stamp};
 pub use handshake::HandshakeFailure;
 
 use crate::config::Config;
+use crate::file_stamp::FileStamp;
 use crate::metrics::Metrics;
 
 /// How often the files are looked at.
@@ -51,7 +52,7 @@ struct State {
     info: CertificateInfo,
     warnings: Vec<String>,
     /// The files when they were last read.
-    stamps: [Stamp; 2],
+    stamps: [Option<FileStamp>; 2],
     /// Why what is in the files is not used, if it is not.
     problem: Option<String>,
 }

@@ -344,5 +344,10 @@ impl PartialEq for OwnedCell {
 pub fn new_site_id() -> String {
     let mut bytes = [0u8; 16];
     getrandom::fill(&mut bytes).expect("the operating system gives random bytes");
+    site_id_of(&bytes)
+}
+
+/// The site id that these bytes are: upper-case hex.
+pub fn site_id_of(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02X}")).collect()
 }

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use causeway_storage::OwnedCell;
-use causeway_storage::conformance::read_all;
+use causeway_storage::conformance::{raw_sled, read_all};
 use causeway_storage::error::Result;
 use causeway_storage::{
     Change, ChangeStore, Clamp, Durability, Position, StoreError, StoreOptions, Update, Value, merge, sled,
@@ -14,19 +14,6 @@ const CHANNEL: &str = "my channel";
 
 fn open(dir: &Path) -> Result<std::sync::Arc<dyn ChangeStore>> {
     (sled::BACKEND.open)(&StoreOptions { durability: Durability::Off, ..StoreOptions::new(dir) })
-}
-
-/// The database as it lies on the disk.
-fn raw(dir: &Path) -> ::sled::Db {
-    let mut tries = 0;
-    loop {
-        match ::sled::open(dir.join("sled")) {
-            // The store that was there lets go of it a moment later.
-            Err(e) if tries < 1_000 && e.to_string().contains("lock") => tries += 1,
-            other => return other.expect("opened"),
-        }
-        std::thread::sleep(std::time::Duration::from_millis(5));
-    }
 }
 
 fn fill(dir: &Path) {
@@ -86,7 +73,7 @@ fn foreign_bytes_are_an_error_that_names_the_channel() {
         for which in 0.. {
             let dir = tempfile::tempdir().expect("a directory to test in");
             fill(dir.path());
-            let db = raw(dir.path());
+            let db = raw_sled(dir.path());
             let Some((key, old)) = db.iter().nth(which).map(|item| item.expect("read")) else { break };
             db.insert(&key, bytes).expect("written");
             db.flush().expect("flushed");
@@ -111,7 +98,7 @@ fn foreign_bytes_are_an_error_that_names_the_channel() {
 fn a_removal_that_a_crash_cut_short_is_ended_when_the_store_opens() {
     let dir = tempfile::tempdir().expect("a directory to test in");
     fill(dir.path());
-    let db = raw(dir.path());
+    let db = raw_sled(dir.path());
     let id = db.remove([b"n", CHANNEL.as_bytes()].concat()).expect("removed").expect("it was there");
     db.insert([b"x", &*id].concat(), b"").expect("written");
     db.flush().expect("flushed");
@@ -120,6 +107,6 @@ fn a_removal_that_a_crash_cut_short_is_ended_when_the_store_opens() {
     assert_eq!(store.channels().expect("listed").names, Vec::<String>::new());
     store.close().expect("closed");
     drop(store);
-    let left: Vec<_> = raw(dir.path()).iter().keys().map(|key| key.expect("read")).collect();
+    let left: Vec<_> = raw_sled(dir.path()).iter().keys().map(|key| key.expect("read")).collect();
     assert_eq!(left, [b"f", b"i"]);
 }

@@ -1,9 +1,8 @@
 //! What only an engine's own check can notice: an index that leads astray.
 
 use std::path::Path;
-use std::thread;
-use std::time::{Duration, Instant};
 
+use causeway_storage::conformance::raw_sled;
 use causeway_storage::store::ChangeStore;
 use causeway_storage::{
     BACKENDS, Backend, Change, Clamp, StoreError, StoreOptions, Update, Value, merge, verify,
@@ -89,7 +88,7 @@ fn a_hole_in_sleds_keys_is_noticed() {
     for kind in [b'r', b'v', b'h', b's'] {
         let dir = tempfile::tempdir().expect("a directory to test in");
         fill(backend, dir.path());
-        let db = let_go(&dir.path().join("sled"));
+        let db = raw_sled(dir.path());
         let of_kind = |key: &sled::IVec| key[0] == b'c' && key[9] == kind;
         let key = db.iter().keys().map(|key| key.expect("read")).find(of_kind).expect("there is one");
         db.remove(&key).expect("removed");
@@ -101,17 +100,5 @@ fn a_hole_in_sleds_keys_is_noticed() {
         } else {
             assert_noticed(backend, dir.path());
         }
-    }
-}
-
-/// The database of a store that was just dropped: sled lets go of its file a moment later.
-fn let_go(path: &Path) -> sled::Db {
-    let start = Instant::now();
-    loop {
-        match sled::open(path) {
-            Ok(db) => return db,
-            Err(e) => assert!(start.elapsed() < Duration::from_secs(10), "sled keeps its file: {e}"),
-        }
-        thread::sleep(Duration::from_millis(10));
     }
 }
