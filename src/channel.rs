@@ -5,25 +5,35 @@ use std::time::Duration;
 
 use causeway_storage::store::{site_id_of, unix_time_s};
 use causeway_storage::{
-    Change, ChangeStore, ChannelStore, Clamp, Outcome, Quota, RemadeTable, StoreError, Update as StoreUpdate,
-    merge_within,
+    Change, ChangeStore, ChannelStore, Clamp, Origin, Outcome, Quota, RemadeTable, StoreError,
+    Update as StoreUpdate, merge_from,
 };
 use ring::digest;
 use tokio::time::Instant;
 
-use crate::fanout::{Fanout, Pending};
+use crate::bus::heard::{Heard, HeardOf, classify};
+use crate::bus::hub::Hub;
+use crate::bus::message::State;
+use crate::fanout::{Fanout, Pending, Sender};
 use crate::limits::Limit;
 use crate::metrics::Metrics;
 use crate::outbox::{ConnectionId, Outbox};
 use crate::protocol::encode::Encoder;
-use crate::protocol::{Code, Refusal};
+use crate::protocol::{Code, IncomingUpdate, Refusal};
 use crate::unavailable::Use;
 
 /// A channel that has followers, or had some a short while ago.
 pub struct Channel {
     name: Arc<str>,
+    site_id: Arc<str>,
     encoder: Arc<Encoder>,
     version: u64,
+    /// Where other nodes are told, if there are any.
+    bus: Option<Arc<Hub>>,
+    /// The version that other nodes were told of last, or can find out that they were not.
+    published: u64,
+    /// What was heard of other nodes; `None` until one is heard.
+    heard: Option<HeardOf>,
     followers: Vec<Arc<Outbox>>,
     /// `None` while the channel is idle, or after an error: then it is opened anew for the next update.
     store: Option<Box<dyn ChannelStore>>,
@@ -56,15 +66,26 @@ const PEER_SWEEP_MAX: usize = 10_000;
 
 impl Channel {
     /// Opens a channel; if there is none, it is made with its first update, with a site id that is the same for as long as
-    /// the `seed` is, however often it is opened before.
-    pub fn open(store: &dyn ChangeStore, name: &Arc<str>, seed: &str) -> Result<Self, StoreError> {
+    /// the `seed` is, however often it is opened before. What its clients do is told on the `bus`.
+    pub fn open(
+        store: &dyn ChangeStore,
+        name: &Arc<str>,
+        seed: &str,
+        bus: Option<Arc<Hub>>,
+    ) -> Result<Self, StoreError> {
         let opened = store.open_existing(name)?;
         let unmade = opened.is_none().then(|| derived_site_id(seed, name));
         let site_id = opened.as_ref().map(|opened| opened.site_id()).or(unmade.as_deref());
+        let site_id: Arc<str> = site_id.unwrap_or_default().into();
+        let version = opened.as_ref().map_or(0, |opened| opened.head().version);
         Ok(Channel {
             name: name.clone(),
-            encoder: Arc::new(Encoder::new(name, site_id.unwrap_or_default())),
-            version: opened.as_ref().map_or(0, |opened| opened.head().version),
+            encoder: Arc::new(Encoder::new(name, &site_id)),
+            site_id,
+            version,
+            bus,
+            published: version,
+            heard: None,
             followers: Vec::new(),
             store: opened,
             unmade,
@@ -118,7 +139,7 @@ impl Channel {
 
     /// Tells the senders that their updates would make one channel too many.
     pub fn refuse(&self, pending: &[Pending], metrics: &Metrics) {
-        for Pending { outbox, update, .. } in pending {
+        for (outbox, update) in clients(pending) {
             let message = "there are as many channels as there may be (max_channels)";
             let refusal = Refusal::new(Code::QuotaExceeded, message).of_update(update.version);
             metrics.limited(Limit::Channels);
@@ -142,12 +163,12 @@ impl Channel {
     pub fn commit(
         &mut self,
         store: &dyn ChangeStore,
-        pending: &[Pending],
+        pending: Vec<Pending>,
         rules: &CommitRules,
         metrics: &Metrics,
     ) {
         self.used = Instant::now();
-        match self.merge(store, pending, rules) {
+        match self.merge(store, &pending, rules) {
             Ok(outcomes) => {
                 let committed = Instant::now();
                 metrics.storage_works(&self.name, Use::Write);
@@ -156,15 +177,34 @@ impl Channel {
                     committed - self.used,
                     &outcomes,
                 );
-                let fanout = Fanout::new(&self.encoder, metrics, pending, &outcomes, self.version);
+                let fanout = Fanout::new(&self.encoder, metrics, &pending, &outcomes, self.version);
                 self.version = fanout.version();
                 fanout.tell(&self.followers);
-                metrics.told(committed, pending.iter().map(|p| p.received));
+                let clients = pending.iter().filter(|p| p.client().is_some());
+                metrics.told(committed, clients.map(|p| p.received));
+                if let Some(bus) = self.bus.clone() {
+                    self.publish(&bus, &pending, &outcomes);
+                }
+                for Pending { sender, .. } in pending {
+                    if let Sender::Node { merged: Some(merged), .. } = sender {
+                        // Who asked may have given up.
+                        let _ = merged.send(());
+                    }
+                }
             }
             Err(e) => {
                 metrics.storage_failed(&self.name, Use::Write, &e);
                 (self.store, self.in_doubt) = (None, true);
-                for Pending { outbox, update, .. } in pending {
+                if let Some(bus) = &self.bus {
+                    bus.forget(&self.name);
+                    // What nodes have sent is lost here.
+                    for Pending { sender, update, .. } in &pending {
+                        if let Sender::Node { node, .. } = sender {
+                            bus.missed(&self.name, node, update.site_id(), update.version);
+                        }
+                    }
+                }
+                for (outbox, update) in clients(&pending) {
                     let message = "the server could not store this update; send it again later";
                     let refusal = Refusal::new(Code::Storage, message).of_update(update.version);
                     metrics.refused(refusal.code);
@@ -192,18 +232,107 @@ impl Channel {
         rules: &CommitRules,
     ) -> Result<Vec<Outcome>, StoreError> {
         self.forget_peers(store, rules.peer_retention)?;
+        self.opened(store)?;
+        let (origins, heard) = self.origins(store, pending)?;
         let opened = self.opened(store)?;
         let changes: Vec<Change<'_>> = pending.iter().flat_map(|p| p.update.changes()).collect();
         let mut rest = &changes[..];
-        let updates: Vec<StoreUpdate<'_>> = pending
+        let updates: Vec<(StoreUpdate<'_>, Origin)> = pending
             .iter()
-            .map(|Pending { update, .. }| {
+            .zip(origins)
+            .map(|(Pending { update, .. }, origin)| {
                 let (changes, others) = rest.split_at(update.len());
                 rest = others;
-                StoreUpdate { site_id: update.site_id(), version: update.version, changes }
+                (StoreUpdate { site_id: update.site_id(), version: update.version, changes }, origin)
             })
             .collect();
-        merge_within(opened, &updates, &rules.clamp, rules.quota)
+        let outcomes = merge_from(opened, &updates, &rules.clamp, rules.quota)?;
+        if heard.is_some() {
+            self.heard = heard;
+        }
+        Ok(outcomes)
+    }
+
+    /// Whose the updates are, and what will have been heard of other nodes with them, if any is a node's. Whatever a node sends
+    /// is merged; that a gap lies before it is noted.
+    fn origins(
+        &mut self,
+        store: &dyn ChangeStore,
+        pending: &[Pending],
+    ) -> Result<(Vec<Origin>, Option<HeardOf>), StoreError> {
+        let mut heard = None;
+        let mut origins = Vec::with_capacity(pending.len());
+        for Pending { sender, update, .. } in pending {
+            let Sender::Node { node, from, .. } = sender else {
+                origins.push(Origin::Client);
+                continue;
+            };
+            let heard = match &mut heard {
+                Some(heard) => heard,
+                none => none.insert(self.heard(store)?.clone()),
+            };
+            let (site_id, version) = (update.site_id(), update.version);
+            let class = classify(heard.of(site_id), *from, version);
+            match class {
+                Heard::Next => heard.advance(site_id, version),
+                Heard::Old => {}
+                Heard::Gap => {
+                    if let Some(bus) = &self.bus {
+                        bus.missed(&self.name, node, site_id, version);
+                    }
+                }
+            }
+            origins.push(Origin::Node { is_tracked: class == Heard::Next });
+        }
+        Ok((origins, heard))
+    }
+
+    /// What was heard of other nodes, as the store has it.
+    fn heard(&mut self, store: &dyn ChangeStore) -> Result<&HeardOf, StoreError> {
+        let heard = match self.heard.take() {
+            Some(heard) => heard,
+            None => HeardOf::read(store.reader(&self.name)?.as_mut())?,
+        };
+        Ok(self.heard.insert(heard))
+    }
+
+    /// Tells other nodes what won of clients' updates, in messages of whole updates, and notes how the channel stands.
+    fn publish(&mut self, bus: &Hub, pending: &[Pending], outcomes: &[Outcome]) {
+        let (mut changes, mut last) = (Vec::new(), 0);
+        for (Pending { sender, update, .. }, outcome) in pending.iter().zip(outcomes) {
+            let (Sender::Client(_), Outcome::Merged { version, winners }) = (sender, outcome) else {
+                continue;
+            };
+            if winners.is_empty() {
+                continue;
+            }
+            let before = changes.len();
+            if before > 0 {
+                changes.push(b',');
+            }
+            update.write_json(winners, &mut changes);
+            if before > 0 && changes.len() > bus.max_update_bytes() {
+                let rest = changes.split_off(before);
+                bus.update(&self.name, &self.site_id, self.published, last, &changes);
+                self.published = last;
+                changes = rest[1..].to_vec();
+            }
+            last = *version;
+        }
+        if last > self.published {
+            bus.update(&self.name, &self.site_id, self.published, last, &changes);
+            self.published = last;
+        }
+        let Some(store) = &self.store else { return };
+        let has_heard = pending.iter().any(|p| p.client().is_none());
+        let state = State {
+            channel: self.name.clone(),
+            site_id: self.site_id.clone(),
+            version: self.version,
+            digest: store.head().digest,
+            published: self.published,
+        };
+        bus.stands(state, self.heard.as_ref().filter(|_| has_heard));
     }
 
     /// Forgets, if it is time to, the peers that were not heard of for that long, in a commit of its own.
@@ -242,6 +371,9 @@ impl Channel {
                 if version > self.version {
                     // A commit whose senders were told of an error has reached the disk all the same.
                     self.followers.iter().for_each(|follower| follower.missed(version));
+                    // Nor was any node told: they are to see a gap.
+                    self.published = version;
+                    self.heard = None;
                 }
                 (self.version, self.in_doubt) = (version, false);
                 closed.insert(opened)
@@ -249,6 +381,11 @@ impl Channel {
         };
         Ok(opened.as_mut())
     }
+}
+
+/// The clients among the senders, with their updates.
+fn clients(pending: &[Pending]) -> impl Iterator<Item = (&Arc<Outbox>, &IncomingUpdate)> {
+    pending.iter().filter_map(|pending| Some((pending.client()?, &*pending.update)))
 }
 
 /// 16 bytes that nobody else has, as upper-case hex.

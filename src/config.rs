@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use causeway_storage::{Durability, KeyFormat, Schema, StoreOptions};
 
+use crate::bus::message::is_node_name;
 use crate::limits::address::Network;
 use crate::limits::origin::Origin;
 use crate::logging::LogFormat;
@@ -251,6 +252,29 @@ settings! {
     /// The store's cache, in bytes for each open channel, and as much again for its tables; sled has eight of these for all.
     cache_bytes: usize = 4 << 20, 1 << 16..=1 << 40;
 
+    /// Where the nodes of a cluster hear each other: `redis://[[user]:password@]host[:port]`, or `rediss://` over TLS; empty: this server is alone.
+    redis: Option<String> = None, ANY;
+    /// This node's name, which no other node of the cluster has: 1 to 64 of letters, digits, `.`, `-` and `_`; `redis` needs it.
+    node: Option<String> = None, ANY;
+    /// What precedes the names of this cluster's topics in Redis.
+    redis_prefix: String = "causeway".into(), ANY;
+    /// What may wait to be published, in bytes; what does not fit is dropped, and repaired by those who miss it.
+    bus_queue_bytes: usize = 32 << 20, 1 << 16..=1 << 32;
+    /// What other nodes have sent and waits to be decoded, in bytes; what does not fit is dropped, and repaired.
+    bus_inbox_bytes: usize = 64 << 20, 1 << 16..=1 << 32;
+    /// How long Redis may take for an answer, in milliseconds; then it is connected to anew.
+    redis_timeout_ms: u64 = 5_000, TIME;
+    /// The longest pause before Redis is connected to again, in milliseconds.
+    redis_retry_max_ms: u64 = 5_000, TIME;
+    /// How often nodes tell each other the digests of channels in use, in milliseconds, give or take a quarter.
+    cluster_heartbeat_ms: u64 = 5_000, TIME;
+    /// How many channels are repaired at once.
+    cluster_repairs: usize = 4, 1..=256;
+    /// How long another node may take for a page, in milliseconds.
+    cluster_page_timeout_ms: u64 = 5_000, TIME;
+    /// Whether /readyz answers 503 while other nodes cannot be heard.
+    ready_needs_bus: bool = false, ANY;
+
     /// The busiest channels that /metrics shows one by one.
     metrics_channels: usize = 20, 0..=1_000;
 }
@@ -338,6 +362,23 @@ impl Config {
                 return Err(ConfigError { origin: "admin_tls".into(), problem });
             }
             _ => {}
+        }
+        match (&self.redis, &self.node) {
+            (Some(_), None) => return one_without("redis", "node"),
+            (None, Some(_)) => return one_without("node", "redis"),
+            (Some(url), Some(node)) => {
+                let wrong = |origin: &str, problem: &str| {
+                    Err(ConfigError { origin: origin.into(), problem: problem.into() })
+                };
+                // Never the URL itself: it may hold a password.
+                if redis::parse_redis_url(url).is_none_or(|url| !matches!(url.scheme(), "redis" | "rediss")) {
+                    return wrong("redis", "it must be redis://[[user]:password@]host[:port], or rediss://");
+                }
+                if !is_node_name(node) {
+                    return wrong("node", "a name is 1 to 64 of letters, digits, `.`, `-` and `_`");
+                }
+            }
+            (None, None) => {}
         }
         let rule = [("auth_issuer", &self.auth_issuer), ("auth_audience", &self.auth_audience)];
         if let Some((name, _)) = rule.into_iter().find(|(_, value)| value.is_some() && !self.has_auth()) {
@@ -436,6 +477,10 @@ mod tests {
             (&[], &[("tls_cert", "cert.pem")], "tls_cert"),
             (&[], &[("tls_key", "key.pem")], "tls_key"),
             (&[], &[("admin_tls", "true")], "admin_tls"),
+            (&[], &[("redis", "redis://127.0.0.1")], "redis: it needs node"),
+            (&[], &[("node", "a")], "node: it needs redis"),
+            (&[], &[("redis", "http://127.0.0.1"), ("node", "a")], "redis"),
+            (&[], &[("redis", "redis://127.0.0.1"), ("node", "a b")], "node"),
             (&[], &[("auth_issuer", "us")], "auth_issuer"),
             (&[("CAUSEWAY_AUTH_AUDIENCE", "us")], &[], "auth_audience"),
             (&[], &[("auth_leeway_s", "601")], "--auth-leeway-s"),
@@ -495,6 +540,8 @@ mod tests {
             tls_key: Some("key.pem".into()),
             admin_tls: true,
             insecure_no_auth: true,
+            redis: Some("redis://127.0.0.1".into()),
+            node: Some("a".into()),
             auth_hs256_secret_file: Some("secret".into()),
             auth_issuer: Some("us".into()),
             trusted_proxies: List(vec!["10.0.0.0/8".parse().unwrap(), "::1".parse().unwrap()]),

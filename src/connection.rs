@@ -18,7 +18,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::auth::Denied;
 use crate::ending::{Ending, Reason};
-use crate::fanout::Pending;
+use crate::fanout::{Pending, Sender};
 use crate::limits::Limit;
 use crate::limits::meter::{Limited, Meter};
 use crate::limits::partial::Partial;
@@ -277,7 +277,8 @@ impl<'c, R: AsyncRead + Unpin> Reader<'c, R> {
                         self.member.shard.reserve(bytes).await
                     }
                 };
-                let pending = Pending { outbox: self.member.outbox.clone(), update, received: self.received };
+                let sender = Sender::Client(self.member.outbox.clone());
+                let pending = Pending { sender, update, received: self.received };
                 self.jobs.push(Job::Update { channel: self.member.channel.clone(), pending, permit });
             }
             Incoming::Pull { version } => {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use causeway_storage::{Excess, Outcome};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::ending::Ending;
@@ -18,15 +19,41 @@ use crate::protocol::{Code, IncomingUpdate, Refusal};
 /// A sender's share of a slab is copied if it is less than one of so many parts.
 const MAX_SLAB_PARTS: usize = 8;
 
-/// An update and the connection that it came from.
+/// An update and who sent it.
 #[derive(Debug)]
 pub struct Pending {
     /// The sender.
-    pub outbox: Arc<Outbox>,
+    pub sender: Sender,
     /// What it sent.
     pub update: Box<IncomingUpdate>,
     /// When it was read.
     pub received: Instant,
+}
+
+/// Who sends updates.
+#[derive(Debug)]
+pub enum Sender {
+    /// A client, which gets an ack.
+    Client(Arc<Outbox>),
+    /// Another node of the cluster.
+    Node {
+        /// Its name.
+        node: Arc<str>,
+        /// The version that it published before this one, or that was complete before this page of it.
+        from: u64,
+        /// Where it is said that a page is durable.
+        merged: Option<oneshot::Sender<()>>,
+    },
+}
+
+impl Pending {
+    /// The client that sent it, if it was one.
+    pub fn client(&self) -> Option<&Arc<Outbox>> {
+        match &self.sender {
+            Sender::Client(outbox) => Some(outbox),
+            Sender::Node { .. } => None,
+        }
+    }
 }
 
 /// A commit that is durable, about to be told.
@@ -89,14 +116,15 @@ impl<'c> Fanout<'c> {
 
     /// Tells the senders, then the followers. A sender's outbox hears of the commit once, whether it follows or not.
     pub fn tell(&self, followers: &[Arc<Outbox>]) {
-        // Every update's index, sender by sender.
-        let sender = |index: usize| self.pending[index].outbox.id();
-        let mut order: Vec<usize> = (0..self.pending.len()).collect();
-        order.sort_by_key(|index| sender(*index));
+        // Every client's update, sender by sender.
+        let client = |(index, pending): (usize, &'c Pending)| Some((pending.client()?, index));
+        let mut order: Vec<_> = self.pending.iter().enumerate().filter_map(client).collect();
+        order.sort_by_key(|(outbox, _)| outbox.id());
         let mut senders = Vec::new();
-        for own in order.chunk_by(|a, b| sender(*a) == sender(*b)) {
-            senders.push(sender(own[0]));
-            self.tell_sender(&self.pending[own[0]].outbox, own);
+        for own in order.chunk_by(|(a, _), (b, _)| a.id() == b.id()) {
+            senders.push(own[0].0.id());
+            let indexes: Vec<usize> = own.iter().map(|(_, index)| *index).collect();
+            self.tell_sender(own[0].0, &indexes);
         }
         let mut told = 0;
         let deliveries = self.run(0, self.pending.len());

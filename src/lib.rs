@@ -17,6 +17,7 @@
 //! | [`outbox`] | a connection's bounded out-queue and its cursor |
 //! | [`page`] | what a client missed, a bounded piece at a time |
 //! | [`work`] | where work runs that may block |
+//! | [`bus`] | other nodes: what is told and heard, and how what was missed is repaired |
 //! | [`backup`] | backup and restore |
 //! | [`limits`] | what one client may take of what all share |
 //! | [`schema_file`] | the application's schema, as a file, and the last one of a data directory |
@@ -29,6 +30,7 @@
 pub mod admin;
 pub mod auth;
 pub mod backup;
+pub mod bus;
 pub mod channel;
 pub mod config;
 pub mod connection;

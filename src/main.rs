@@ -207,6 +207,7 @@ async fn run(
     drop((control, admin));
     let drain_timeout = Duration::from_millis(config.drain_timeout_ms);
     let closed = blocking(move || {
+        server.stop_bus();
         if let Some(relay) = server.relay() {
             relay.readers.close();
             relay.shards.stop();

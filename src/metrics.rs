@@ -1,5 +1,6 @@
 //! What the server counts, and `/metrics`. `docs/operations.md` says what each metric means.
 
+mod bus;
 mod labels;
 mod latency;
 mod now;
@@ -28,6 +29,7 @@ use crate::protocol::Code;
 use crate::tls::HandshakeFailure;
 use crate::unavailable::{Unavailable, Use};
 
+pub use bus::BusMetrics;
 use labels::{
     BuildLabel, ChannelLabel, CodeLabel, DeniedLabel, KindLabel, LimitLabel, OutcomeLabel, ReasonLabel,
     SettingLabel, StatusLabel, ToLabel, TypeLabel, UseLabel,
@@ -96,6 +98,8 @@ pub struct Metrics {
     outbox_bytes: Gauge,
     lagging: Gauge,
     silent_shards: Gauge,
+    /// What is counted of the bus.
+    pub bus: BusMetrics,
     tls_handshakes: Counter,
     tls_failures: [Counter; HandshakeFailure::ALL.len()],
     tls_certificate_end: Gauge,
@@ -296,6 +300,7 @@ impl Default for Metrics {
                 "silent_shards",
                 "Shards in the middle of a commit that takes long; what is theirs is missing here",
             ),
+            bus: BusMetrics::new(r),
             tls_handshakes: counter(r, "tls_handshakes", "TLS handshakes done"),
             tls_failures: HandshakeFailure::ALL
                 .map(|kind| tls_failures.get_or_create(&KindLabel { kind: kind.as_str() }).clone()),

@@ -7,6 +7,7 @@ use causeway_storage::{ChangeStore, RemadeTable, Schema, StoreError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use crate::auth::Session;
+use crate::bus::hub::Hub;
 use crate::config::Config;
 use crate::draining::Draining;
 use crate::ending::Ending;
@@ -39,6 +40,8 @@ pub struct Relay {
     pub readers: Arc<Readers>,
     /// A permit for each page that may be read at once.
     pub page_permits: Arc<Semaphore>,
+    /// Where other nodes are told, if there are any.
+    pub bus: Option<Arc<Hub>>,
     /// Where they are read.
     pub work: Work,
     /// A permit for each member: when all are back, nobody is connected.
@@ -81,12 +84,14 @@ impl Relay {
         store: Arc<dyn ChangeStore>,
         metrics: Arc<Metrics>,
         limits: Arc<Limits>,
+        bus: Option<Arc<Hub>>,
         work: Work,
     ) -> std::io::Result<Self> {
         Ok(Relay {
-            shards: Shards::start(&config, &store, &metrics, &limits, &work)?,
+            shards: Shards::start(&config, &store, &metrics, &limits, bus.as_ref(), &work)?,
             readers: Arc::new(Readers::new(store, config.page_readers)),
             page_permits: Arc::new(Semaphore::new(config.page_readers)),
+            bus,
             work,
             metrics,
             limits,
@@ -96,6 +101,11 @@ impl Relay {
             members: Arc::new(Semaphore::new(MEMBERS_MAX as usize)),
             last_connection: AtomicU64::new(0),
         })
+    }
+
+    /// Whether other nodes cannot be heard, where that makes the server unready.
+    pub fn lacks_bus(&self) -> bool {
+        self.config.ready_needs_bus && self.bus.as_ref().is_some_and(|bus| !bus.is_up())
     }
 
     /// Drains: nobody new joins, connections take nothing new and end when what they have sent is answered. Ready when

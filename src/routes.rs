@@ -117,7 +117,12 @@ async fn route<S: Stream>(routes: &Routes, request: Request<Body>, origin: Origi
         }
         "/healthz" => text(StatusCode::OK, "ok\n"),
         "/readyz" => match relay {
-            Some(relay) if !relay.draining.has_begun() => text(StatusCode::OK, "ready\n"),
+            Some(relay) if !relay.draining.has_begun() && !relay.lacks_bus() => {
+                text(StatusCode::OK, "ready\n")
+            }
+            Some(relay) if !relay.draining.has_begun() => {
+                text(StatusCode::SERVICE_UNAVAILABLE, "other nodes cannot be heard\n")
+            }
             Some(_) => text(StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
             None => text(StatusCode::SERVICE_UNAVAILABLE, "starting\n"),
         },
@@ -248,7 +253,7 @@ async fn metrics(routes: &Routes, relay: Option<Arc<Relay>>, named: bool) -> Ans
                 silent: relay.shards.count() - shards.len(),
                 shards,
                 max_channels,
-                ready: !relay.draining.has_begun(),
+                ready: !relay.draining.has_begun() && !relay.lacks_bus(),
                 queue_bytes: relay.shards.queue_bytes(),
                 pages_reading: relay.config.page_readers - relay.page_permits.available_permits(),
             }

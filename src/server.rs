@@ -17,6 +17,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::auth::{Auth, AuthError};
+use crate::bus::{self, Bus};
 use crate::config::Config;
 use crate::connection::Stream;
 use crate::ending::Refused;
@@ -104,6 +105,7 @@ pub struct Server {
     work: Work,
     tls: Option<Arc<Tls>>,
     routes: Arc<Routes>,
+    bus: OnceLock<Bus>,
 }
 
 impl Server {
@@ -129,7 +131,7 @@ impl Server {
         metrics.describe(config);
         let limits = Limits::new(config.into(), metrics.clone());
         let routes = Arc::new(Routes { metrics, auth, limits, relay: OnceLock::new() });
-        Arc::new(Server { config: config.clone(), work, tls, routes })
+        Arc::new(Server { config: config.clone(), work, tls, routes, bus: OnceLock::new() })
     }
 
     /// The keys, where clients have to show tokens.
@@ -140,11 +142,25 @@ impl Server {
     /// Begins to serve clients over the store, and gives the relay; with a schema, they may change its tables only.
     pub fn open(&self, store: Arc<dyn ChangeStore>, schema: Option<Arc<Schema>>) -> io::Result<Arc<Relay>> {
         let (metrics, limits) = (self.metrics(), self.routes.limits.clone());
-        let relay = Relay::start(self.config.clone(), schema, store, metrics, limits, self.work.clone());
+        let hub = bus::hub(&self.config, schema.as_deref(), &metrics.bus);
+        let (config, work) = (self.config.clone(), self.work.clone());
+        let relay = Relay::start(config, schema, store.clone(), metrics, limits, hub.clone(), work);
         let relay = Arc::new(relay?);
+        if let Some(hub) = hub {
+            let bus = Bus::start(&self.config, hub, relay.clone(), store)?;
+            // Nobody else sets it.
+            let _ = self.bus.set(bus);
+        }
         // Nobody else sets it.
         let _ = self.routes.relay.set(relay.clone());
         Ok(relay)
+    }
+
+    /// Ends the bus, if there is one, behind what was to be told. Blocks.
+    pub fn stop_bus(&self) {
+        if let Some(bus) = self.bus.get() {
+            bus.stop();
+        }
     }
 
     /// The relay, once there is a store.

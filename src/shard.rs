@@ -16,6 +16,7 @@ use causeway_storage::{ChangeStore, RemadeTable, StoreError};
 use foldhash::fast::FixedState;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
+use crate::bus::hub::Hub;
 use crate::config::Config;
 use crate::ending::Ending;
 use crate::fanout::Pending;
@@ -59,7 +60,7 @@ pub enum Job {
         /// Where the answer goes.
         joined: oneshot::Sender<Result<Arc<Encoder>, JoinError>>,
     },
-    /// Merges an update.
+    /// Merges an update, of a client or of another node.
     Update {
         /// The channel.
         channel: Arc<str>,
@@ -114,11 +115,13 @@ impl Shards {
         store: &Arc<dyn ChangeStore>,
         metrics: &Arc<Metrics>,
         limits: &Arc<Limits>,
+        bus: Option<&Arc<Hub>>,
         work: &Work,
     ) -> std::io::Result<Self> {
         let count = config.shard_count();
         let made = Arc::new(AtomicUsize::new(store.count().map_err(std::io::Error::other)?));
-        let shared = Shared { store: store.clone(), metrics: metrics.clone(), limits: limits.clone(), made };
+        let (store, metrics, limits) = (store.clone(), metrics.clone(), limits.clone());
+        let shared = Shared { store, metrics, limits, bus: bus.cloned(), made };
         let mut shards = Shards { shards: Vec::new(), threads: Mutex::default() };
         for n in 0..count {
             // A semaphore counts in u32; nobody has more than 4 GiB to queue.

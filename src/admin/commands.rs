@@ -143,7 +143,7 @@ mod tests {
         let store = (backend.open)(&StoreOptions::new("")).unwrap();
         let (config, metrics) = (Config::default(), Arc::new(Metrics::default()));
         let limits = Limits::new((&config).into(), metrics.clone());
-        let relay = Relay::start(config, None, store.clone(), metrics, limits, Work::Threads).unwrap();
+        let relay = Relay::start(config, None, store.clone(), metrics, limits, None, Work::Threads).unwrap();
         let commands = Commands::new(store, backend, Arc::new(relay));
         for n in 0..1_000 {
             let mut told = commands.start(Request::Verify { channels: Vec::new() }).await.unwrap();

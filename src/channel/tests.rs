@@ -38,7 +38,7 @@ impl House {
         let store = Arc::new(Faulty::new((memory::BACKEND.open)(&options).unwrap(), faults.clone()));
         // Made, so that its pages can be read.
         drop(store.open("c").unwrap());
-        let mut channel = Channel::open(store.as_ref(), &"c".into(), "seed").unwrap();
+        let mut channel = Channel::open(store.as_ref(), &"c".into(), "seed", None).unwrap();
         let limits = OutboxLimits { max_bytes: 1 << 20, max_reply_bytes: 1 << 20, max_bad_messages: 1000 };
         let outboxes: Vec<_> = (0..connections).map(|id| Arc::new(Outbox::new(id, limits))).collect();
         let encoder = outboxes
@@ -61,7 +61,8 @@ impl House {
         let rules = DecodeRules { max_changes: 100, strict_channel: None };
         match decode(&mut message.to_string().into_bytes(), rules).unwrap() {
             Incoming::Update(update) => {
-                Pending { outbox: self.outboxes[connection].clone(), update, received: Instant::now() }
+                let sender = Sender::Client(self.outboxes[connection].clone());
+                Pending { sender, update, received: Instant::now() }
             }
             other => panic!("{other:?}"),
         }
@@ -70,7 +71,7 @@ impl House {
     fn commit(&mut self, updates: &[(usize, u64, &[Write])]) {
         let pending: Vec<_> =
             updates.iter().map(|(from, received, writes)| self.pending(*from, *received, writes)).collect();
-        self.channel.commit(self.store.as_ref(), &pending, &RULES, &self.metrics);
+        self.channel.commit(self.store.as_ref(), pending, &RULES, &self.metrics);
     }
 
     /// All that a connection has been sent, pages too.

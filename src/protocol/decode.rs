@@ -54,31 +54,49 @@ pub struct DecodeRules<'a> {
 /// # Errors
 /// A [`Refusal`] for the sender, naming what is wrong and where.
 pub fn decode(bytes: &mut Vec<u8>, rules: DecodeRules<'_>) -> Result<Incoming, Refusal> {
+    let len = bytes.len();
+    parsed(bytes, |nodes| message(nodes, len, rules))
+}
+
+/// Decodes the changes of another node's message, with their `siteId` and `version`, whatever its `type` and their number.
+/// `bytes` are parsed in place and are of no further use.
+///
+/// # Errors
+/// A [`Refusal`] that names what is wrong and where.
+pub fn decode_changes(bytes: &mut Vec<u8>) -> Result<Box<IncomingUpdate>, Refusal> {
+    let len = bytes.len();
+    parsed(bytes, |nodes| update(nodes, &Fields::of(nodes)?, len, usize::MAX))
+}
+
+fn parsed<T>(
+    bytes: &mut Vec<u8>,
+    read: impl FnOnce(&[Node<'_>]) -> Result<T, Refusal>,
+) -> Result<T, Refusal> {
     thread_local! {
         static KEPT: RefCell<(Buffers, Tape<'static>)> = RefCell::new(fresh());
     }
     let len = bytes.len();
     bytes.resize(len + PADDING_BYTES, 0);
     if len > KEEP_BUFFERS_BYTES {
-        return parse(bytes, len, &mut fresh(), rules);
+        return parse(bytes, len, &mut fresh(), read);
     }
-    KEPT.with_borrow_mut(|kept| parse(bytes, len, kept, rules))
+    KEPT.with_borrow_mut(|kept| parse(bytes, len, kept, read))
 }
 
 fn fresh() -> (Buffers, Tape<'static>) {
     (Buffers::with_max_depth(0, MAX_NESTING), Tape(Vec::new()))
 }
 
-fn parse(
+fn parse<T>(
     bytes: &mut [u8],
     len: usize,
     (buffers, kept): &mut (Buffers, Tape<'static>),
-    rules: DecodeRules<'_>,
-) -> Result<Incoming, Refusal> {
+    read: impl FnOnce(&[Node<'_>]) -> Result<T, Refusal>,
+) -> Result<T, Refusal> {
     let mut tape = std::mem::replace(kept, Tape(Vec::new())).reset();
     let result = simd_json::fill_tape_padded(bytes, len, buffers, &mut tape)
         .map_err(|e| malformed(format!("not JSON: {e}")))
-        .and_then(|()| message(&tape.0, len, rules));
+        .and_then(|()| read(&tape.0));
     *kept = tape.reset();
     result
 }
@@ -87,33 +105,59 @@ fn malformed(message: impl Into<String>) -> Refusal {
     Refusal::new(Code::Malformed, message)
 }
 
-fn message(nodes: &[Node<'_>], len: usize, rules: DecodeRules<'_>) -> Result<Incoming, Refusal> {
-    if !matches!(nodes.first(), Some(Node::Object { .. })) {
-        return Err(malformed("a message is a JSON object"));
-    }
-    no_duplicate_keys(nodes)?;
+/// The places of a message's fields.
+#[derive(Default)]
+struct Fields {
+    kind: Option<usize>,
+    site_id: Option<usize>,
+    version: Option<usize>,
+    channel: Option<usize>,
+    changes: Option<usize>,
+    token: Option<usize>,
+}
 
-    let [mut kind, mut site_id, mut version, mut channel, mut changes, mut token] = [None; 6];
-    for (key, at) in entries(nodes, 0) {
-        match key {
-            "type" => kind = Some(at),
-            "siteId" => site_id = Some(at),
-            "version" => version = Some(at),
-            "channel" => channel = Some(at),
-            "changes" => changes = Some(at),
-            "token" => token = Some(at),
-            _ => {}
+impl Fields {
+    fn of(nodes: &[Node<'_>]) -> Result<Self, Refusal> {
+        if !matches!(nodes.first(), Some(Node::Object { .. })) {
+            return Err(malformed("a message is a JSON object"));
         }
+        no_duplicate_keys(nodes)?;
+        let mut fields = Fields::default();
+        for (key, at) in entries(nodes, 0) {
+            match key {
+                "type" => fields.kind = Some(at),
+                "siteId" => fields.site_id = Some(at),
+                "version" => fields.version = Some(at),
+                "channel" => fields.channel = Some(at),
+                "changes" => fields.changes = Some(at),
+                "token" => fields.token = Some(at),
+                _ => {}
+            }
+        }
+        Ok(fields)
     }
-    let text = |at: Option<usize>| match at.map(|at| nodes[at]) {
+
+    fn version(&self, nodes: &[Node<'_>]) -> Result<u64, Refusal> {
+        let version = self.version.and_then(|at| integer(&nodes[at]));
+        version.ok_or_else(|| malformed(format!("version: must be an integer from 0 to {MAX_INTEGER}")))
+    }
+}
+
+fn text<'s>(nodes: &[Node<'s>], at: Option<usize>) -> Option<&'s str> {
+    match at.map(|at| nodes[at]) {
         Some(Node::String(s)) => Some(s),
         _ => None,
+    }
+}
+
+fn message(nodes: &[Node<'_>], len: usize, rules: DecodeRules<'_>) -> Result<Incoming, Refusal> {
+    let fields = Fields::of(nodes)?;
+    let Some(kind) = text(nodes, fields.kind) else {
+        return Err(malformed("type: a message has one, a string"));
     };
-    let Some(kind) = text(kind) else { return Err(malformed("type: a message has one, a string")) };
-    let version = version.and_then(|at| integer(&nodes[at]));
-    let received = version.filter(|_| kind == "update");
+    let received = fields.version(nodes).ok().filter(|_| kind == "update");
     let refuse = |code, message: String| Err(Refusal { received, ..Refusal::new(code, message) });
-    if let (Some(ours), Some(theirs)) = (rules.strict_channel, text(channel))
+    if let (Some(ours), Some(theirs)) = (rules.strict_channel, text(nodes, fields.channel))
         && ours != theirs
     {
         return refuse(
@@ -121,48 +165,10 @@ fn message(nodes: &[Node<'_>], len: usize, rules: DecodeRules<'_>) -> Result<Inc
             format!("channel: this connection is for {ours:?}, as its URL says"),
         );
     }
-    let version_or_refusal =
-        || version.ok_or_else(|| malformed(format!("version: must be an integer from 0 to {MAX_INTEGER}")));
     match kind {
-        "update" => {
-            let version = version_or_refusal()?;
-            let site_id = match text(site_id) {
-                Some(s) if (1..=MAX_SITE_ID_BYTES).contains(&s.len()) => s,
-                _ => {
-                    let message = format!("siteId: must be a string of 1 to {MAX_SITE_ID_BYTES} bytes");
-                    return refuse(Code::Malformed, message);
-                }
-            };
-            let Some((at, Node::Array { len: count, .. })) = changes.map(|at| (at, nodes[at])) else {
-                return refuse(Code::Malformed, "changes: must be an array".into());
-            };
-            if count > rules.max_changes {
-                let message =
-                    format!("changes: {count}, the most is {}; send fewer at once", rules.max_changes);
-                return refuse(Code::TooManyChanges, message);
-            }
-            let mut update = IncomingUpdate {
-                version,
-                site_id: Span::default(),
-                text: String::with_capacity(len.min(count * 96 + 64)),
-                blobs: Vec::new(),
-                json: Vec::with_capacity(len),
-                changes: Vec::with_capacity(count),
-            };
-            update.site_id = update.push_text(site_id);
-            let mut next = at + 1;
-            for index in 0..count {
-                if let Err(message) = update.push_change(&nodes[next..]) {
-                    // Of the change itself, or of a field of it.
-                    let dot = if message.starts_with(' ') { "" } else { "." };
-                    return refuse(Code::InvalidChange, format!("changes[{index}]{dot}{message}"));
-                }
-                next = after(nodes, next);
-            }
-            Ok(Incoming::Update(Box::new(update)))
-        }
-        "pull" => Ok(Incoming::Pull { version: version_or_refusal()? }),
-        "auth" => match text(token) {
+        "update" => update(nodes, &fields, len, rules.max_changes).map(Incoming::Update),
+        "pull" => Ok(Incoming::Pull { version: fields.version(nodes)? }),
+        "auth" => match text(nodes, fields.token) {
             Some(token) if token.len() <= MAX_TOKEN_BYTES => {
                 Ok(Incoming::Auth { token: token.to_owned().into() })
             }
@@ -173,6 +179,50 @@ fn message(nodes: &[Node<'_>], len: usize, rules: DecodeRules<'_>) -> Result<Inc
             refuse(Code::UnknownType, format!("type: {other:?} is none of update, pull, auth"))
         }
     }
+}
+
+/// The changes of a message of `len` bytes.
+fn update(
+    nodes: &[Node<'_>],
+    fields: &Fields,
+    len: usize,
+    max_changes: usize,
+) -> Result<Box<IncomingUpdate>, Refusal> {
+    let version = fields.version(nodes)?;
+    let refuse = |code, message: String| Err(Refusal::new(code, message).of_update(version));
+    let site_id = match text(nodes, fields.site_id) {
+        Some(s) if (1..=MAX_SITE_ID_BYTES).contains(&s.len()) => s,
+        _ => {
+            let message = format!("siteId: must be a string of 1 to {MAX_SITE_ID_BYTES} bytes");
+            return refuse(Code::Malformed, message);
+        }
+    };
+    let Some((at, Node::Array { len: count, .. })) = fields.changes.map(|at| (at, nodes[at])) else {
+        return refuse(Code::Malformed, "changes: must be an array".into());
+    };
+    if count > max_changes {
+        let message = format!("changes: {count}, the most is {max_changes}; send fewer at once");
+        return refuse(Code::TooManyChanges, message);
+    }
+    let mut update = IncomingUpdate {
+        version,
+        site_id: Span::default(),
+        text: String::with_capacity(len.min(count * 96 + 64)),
+        blobs: Vec::new(),
+        json: Vec::with_capacity(len),
+        changes: Vec::with_capacity(count),
+    };
+    update.site_id = update.push_text(site_id);
+    let mut next = at + 1;
+    for index in 0..count {
+        if let Err(message) = update.push_change(&nodes[next..]) {
+            // Of the change itself, or of a field of it.
+            let dot = if message.starts_with(' ') { "" } else { "." };
+            return refuse(Code::InvalidChange, format!("changes[{index}]{dot}{message}"));
+        }
+        next = after(nodes, next);
+    }
+    Ok(Box::new(update))
 }
 
 /// The place behind the value at `at`.

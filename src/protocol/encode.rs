@@ -11,6 +11,9 @@ use super::{IncomingUpdate, Refusal};
 /// The most that a page has behind its changes, in bytes: version, `more`, a site id, a channel name that is all quotes.
 const PAGE_END_MAX_BYTES: usize = 640;
 
+/// What a page begins with.
+const PAGE_START: &[u8] = b"{\"type\":\"update\",\"changes\":[";
+
 /// Encodes the messages of one channel: what is the same in all of them is written once.
 #[derive(Clone, Debug)]
 pub struct Encoder {
@@ -115,7 +118,7 @@ pub struct PageEncoder {
 impl Default for PageEncoder {
     fn default() -> Self {
         let mut out = vec![0; MAX_HEAD_BYTES];
-        out.extend_from_slice(b"{\"type\":\"update\",\"changes\":[");
+        out.extend_from_slice(PAGE_START);
         PageEncoder { out, changes: 0 }
     }
 }
@@ -155,6 +158,11 @@ impl PageEncoder {
             return false;
         }
         true
+    }
+
+    /// The changes as one piece of JSON, with commas between them.
+    pub fn into_changes(self) -> Bytes {
+        Bytes::from(self.out).slice(MAX_HEAD_BYTES + PAGE_START.len()..)
     }
 
     /// The page as one frame; without `more` if that is `None`.

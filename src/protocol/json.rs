@@ -3,7 +3,7 @@
 use causeway_storage::Value;
 
 /// Writes a string with its quotes.
-pub(super) fn string(text: &str, out: &mut Vec<u8>) {
+pub(crate) fn string(text: &str, out: &mut Vec<u8>) {
     out.push(b'"');
     let mut rest = text.as_bytes();
     while let Some((plain, byte, after)) = split_at_escape(rest) {
@@ -49,12 +49,12 @@ fn split_at_escape(bytes: &[u8]) -> Option<(&[u8], u8, &[u8])> {
 }
 
 /// Writes an integer.
-pub(super) fn integer(i: impl itoa::Integer, out: &mut Vec<u8>) {
+pub(crate) fn integer(i: impl itoa::Integer, out: &mut Vec<u8>) {
     out.extend_from_slice(itoa::Buffer::new().format(i).as_bytes());
 }
 
 /// Writes a cell's value. A real always has a point or an exponent, so that it comes back as a real.
-pub(super) fn value(val: &Value<'_>, out: &mut Vec<u8>) {
+pub(crate) fn value(val: &Value<'_>, out: &mut Vec<u8>) {
     match *val {
         Value::Null => out.extend_from_slice(b"null"),
         Value::Integer(i) => integer(i, out),
@@ -69,7 +69,7 @@ pub(super) fn value(val: &Value<'_>, out: &mut Vec<u8>) {
 }
 
 /// Writes bytes as lower-case hex.
-pub(super) fn hex(bytes: &[u8], out: &mut Vec<u8>) {
+pub(crate) fn hex(bytes: &[u8], out: &mut Vec<u8>) {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     out.reserve(bytes.len() * 2);
     for byte in bytes {

@@ -6,7 +6,7 @@ mod check;
 pub mod decode;
 pub mod encode;
 pub mod frame;
-mod json;
+pub(crate) mod json;
 mod update;
 
 pub use check::check;

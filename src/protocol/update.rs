@@ -58,6 +58,12 @@ pub(super) enum ValueSpan {
 }
 
 impl IncomingUpdate {
+    /// An update without changes.
+    pub fn empty(site_id: &str, version: u64) -> Box<Self> {
+        let site = Span::new(0..site_id.len());
+        Box::new(IncomingUpdate { version, site_id: site, text: site_id.into(), ..IncomingUpdate::default() })
+    }
+
     /// Who sent it.
     pub fn site_id(&self) -> &str {
         &self.text[self.site_id.range()]

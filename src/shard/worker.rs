@@ -11,9 +11,10 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use super::Job;
+use crate::bus::hub::Hub;
 use crate::channel::{Channel, CommitRules};
 use crate::config::Config;
-use crate::fanout::Pending;
+use crate::fanout::{Pending, Sender};
 use crate::limits::{Limits, is_full, settings};
 use crate::metrics::{ChannelStats, Metrics, ShardStats};
 use crate::outbox::{ConnectionId, Outbox};
@@ -32,6 +33,8 @@ pub(super) struct Shared {
     pub(super) store: Arc<dyn ChangeStore>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) limits: Arc<Limits>,
+    /// Where other nodes are told what clients do, if there are any.
+    pub(super) bus: Option<Arc<Hub>>,
     /// How many channels the store has.
     pub(super) made: Arc<AtomicUsize>,
 }
@@ -42,6 +45,7 @@ pub(super) struct Worker {
     store: Arc<dyn ChangeStore>,
     metrics: Arc<Metrics>,
     limits: Arc<Limits>,
+    bus: Option<Arc<Hub>>,
     settings: settings::Copy,
     /// How many channels the store has.
     made: Arc<AtomicUsize>,
@@ -83,12 +87,13 @@ impl Worker {
         config: &Config,
         count: usize,
         queue: Arc<Queue<Job>>,
-        Shared { store, metrics, limits, made }: Shared,
+        Shared { store, metrics, limits, bus, made }: Shared,
     ) -> Self {
         Worker {
             queue,
             store,
             metrics,
+            bus,
             settings: settings::Copy::new(&limits.settings),
             limits,
             made,
@@ -146,7 +151,8 @@ impl Worker {
                     let _ = joined.send(self.join(&channel, outbox));
                 }
                 // Of a channel that is gone: it must not come into the one that is made anew.
-                Job::Update { pending, .. } if pending.outbox.is_evicted() => {}
+                Job::Update { pending, .. } if pending.client().is_some_and(|outbox| outbox.is_evicted()) => {
+                }
                 Job::Update { channel, pending, permit } => {
                     let place = *places.entry(channel).or_insert_with_key(|channel| {
                         updates.push((channel.clone(), Waiting::default()));
@@ -213,6 +219,9 @@ impl Worker {
                 follower.evict();
             }
         }
+        if let Some(bus) = &self.bus {
+            bus.forget(name);
+        }
         // One that is made anew is another.
         self.seed = new_site_id();
         let removed = self.store.remove(name);
@@ -241,7 +250,7 @@ impl Worker {
     /// The channel, opened if it is not known, and the store that it is in.
     fn channel(&mut self, name: &Arc<str>) -> Result<(&mut Channel, &dyn ChangeStore), StoreError> {
         if !self.channels.contains_key(name) {
-            let opened = Channel::open(self.store.as_ref(), name, &self.seed)
+            let opened = Channel::open(self.store.as_ref(), name, &self.seed, self.bus.clone())
                 .inspect_err(|e| self.metrics.storage_failed(name, Use::Write, e))?;
             self.metrics.storage_works(name, Use::Write);
             self.open_stores += usize::from(opened.is_open());
@@ -258,31 +267,36 @@ impl Worker {
         // left with updates under way it may be gone, and is opened again.
         if let Err(e) = self.channel(name) {
             tracing::error!(channel = %name, error = %e, "updates are lost with their connections");
+            for Pending { sender, update, .. } in &pending {
+                if let (Sender::Node { node, .. }, Some(bus)) = (sender, &self.bus) {
+                    bus.missed(name, node, update.site_id(), update.version);
+                }
+            }
             return;
         }
         let quota = self.settings.get(&self.limits.settings).channel;
         self.rules.quota = Quota { max_cells: quota.max_rows, max_bytes: quota.max_bytes };
         let Some(channel) = self.channels.get_mut(name) else { return };
         let was_made = channel.is_made();
-        if !was_made && !take_one(&self.made, quota.max_channels) {
+        // What other nodes have is here, too, whatever the limit.
+        let max_channels = if pending.iter().any(|p| p.client().is_none()) { 0 } else { quota.max_channels };
+        if !was_made && !take_one(&self.made, max_channels) {
             channel.refuse(&pending, &self.metrics);
             return;
         }
         let was_open = channel.is_open();
-        let mut start = 0;
-        while start < pending.len() {
-            let (mut end, mut changes, mut bytes) = (start, 0, 0);
-            while end < pending.len()
-                && (end == start
-                    || (changes + pending[end].update.len() <= self.max_commit_changes
-                        && bytes + pending[end].update.memory_bytes() <= self.max_commit_bytes))
-            {
-                changes += pending[end].update.len();
-                bytes += pending[end].update.memory_bytes();
-                end += 1;
+        let mut pending = pending.into_iter().peekable();
+        while let Some(first) = pending.next() {
+            let (mut changes, mut bytes) = (first.update.len(), first.update.memory_bytes());
+            let mut group = vec![first];
+            while let Some(next) = pending.next_if(|next| {
+                changes += next.update.len();
+                bytes += next.update.memory_bytes();
+                changes <= self.max_commit_changes && bytes <= self.max_commit_bytes
+            }) {
+                group.push(next);
             }
-            channel.commit(self.store.as_ref(), &pending[start..end], &self.rules, &self.metrics);
-            start = end;
+            channel.commit(self.store.as_ref(), group, &self.rules, &self.metrics);
         }
         if !was_made && !channel.is_made() {
             self.made.fetch_sub(1, Relaxed);

@@ -40,7 +40,7 @@ pub use change::{Change, Position, SENTINEL, Value};
 pub use copy::copy;
 pub use digest::Digest;
 pub use error::StoreError;
-pub use merge::{Clamp, Excess, Outcome, Quota, Update, merge, merge_within};
+pub use merge::{Clamp, Excess, Origin, Outcome, Quota, Update, merge, merge_from, merge_within};
 pub use registry::{BACKENDS, backend};
 pub use schema::{KeyFormat, Schema, SchemaError};
 pub use store::{

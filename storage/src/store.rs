@@ -253,12 +253,16 @@ pub const RECEIVED: u8 = 0;
 /// The event of a [`TrackedPeer`]: the channel's changes up to the version were sent to the peer.
 pub const SENT: u8 = 1;
 
+/// The tag of a [`TrackedPeer`] that is the channel at another node of the cluster. No client can make one, so none can make
+/// a node believe that it has heard what it has not.
+pub const NODE_TAG: u64 = 1;
+
 /// A line of `crdt_tracked_peers`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct TrackedPeer {
     /// The peer.
     pub site_id: String,
-    /// cr-sqlite's tag; the relay uses 0.
+    /// cr-sqlite's tag: 0 for clients, [`NODE_TAG`] for nodes.
     pub tag: u64,
     /// [`RECEIVED`] or [`SENT`].
     pub event: u8,

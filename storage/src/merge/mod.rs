@@ -12,7 +12,7 @@ use foldhash::fast::RandomState;
 
 use crate::change::{Change, Position};
 use crate::error::Result;
-use crate::store::{ChannelStore, Head, RECEIVED, Size, TrackedPeer, cell_bytes, unix_time_s};
+use crate::store::{ChannelStore, Head, NODE_TAG, RECEIVED, Size, TrackedPeer, cell_bytes, unix_time_s};
 
 use rows::Rows;
 use rule::Verdict;
@@ -26,6 +26,19 @@ pub struct Update<'a> {
     pub version: u64,
     /// Its changes, within the bounds that [`Change`] names.
     pub changes: &'a [Change<'a>],
+}
+
+/// Whose update it is, which says what bounds it and how it is tracked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// A client's: held to the clamp and the quota, and tracked.
+    Client,
+    /// Another node's, with its channel's site id and version. Its changes were bounded where they came in, and a node
+    /// that refused one would never agree with it; it is tracked, as [`NODE_TAG`], only if all up to its version is there.
+    Node {
+        /// Whether it is.
+        is_tracked: bool,
+    },
 }
 
 /// How far one change may push a clock ahead of what is there. Without a limit one hostile change at the highest
@@ -111,6 +124,17 @@ pub fn merge_within(
     clamp: &Clamp,
     quota: Quota,
 ) -> Result<Vec<Outcome>> {
+    let updates: Vec<_> = updates.iter().map(|update| (*update, Origin::Client)).collect();
+    merge_from(store, &updates, clamp, quota)
+}
+
+/// The same of updates that are not all of clients; clamp and quota are for those that are.
+pub fn merge_from(
+    store: &mut dyn ChannelStore,
+    updates: &[(Update<'_>, Origin)],
+    clamp: &Clamp,
+    quota: Quota,
+) -> Result<Vec<Outcome>> {
     store.begin()?;
     match run(store, updates, clamp, quota) {
         Ok(outcomes) => Ok(outcomes),
@@ -123,29 +147,34 @@ pub fn merge_within(
 
 fn run(
     store: &mut dyn ChannelStore,
-    updates: &[Update<'_>],
+    updates: &[(Update<'_>, Origin)],
     clamp: &Clamp,
     quota: Quota,
 ) -> Result<Vec<Outcome>> {
     let mut group = Group {
         head: store.head(),
-        rows: Rows::with_capacity(updates.iter().map(|u| u.changes.len()).sum()),
+        rows: Rows::with_capacity(updates.iter().map(|(u, _)| u.changes.len()).sum()),
         places: Vec::new(),
         peers: HashMap::default(),
-        quota,
     };
     let mut outcomes = Vec::with_capacity(updates.len());
-    for update in updates {
-        outcomes.push(group.update(store, update, clamp)?);
+    for (update, origin) in updates {
+        outcomes.push(match origin {
+            Origin::Client => group.update(store, update, clamp, quota, Some(0))?,
+            Origin::Node { is_tracked } => {
+                let tag = is_tracked.then_some(NODE_TAG);
+                group.update(store, update, &UNBOUNDED, Quota::default(), tag)?
+            }
+        });
     }
-    if group.peers.is_empty() {
+    if group.peers.is_empty() && group.head == store.head() {
         store.rollback();
         return Ok(outcomes);
     }
     group.rows.write(store)?;
     let seen_s = unix_time_s();
-    for (site_id, version) in group.peers {
-        store.track(&TrackedPeer { site_id: site_id.into(), tag: 0, event: RECEIVED, version, seen_s })?;
+    for ((site_id, tag), version) in group.peers {
+        store.track(&TrackedPeer { site_id: site_id.into(), tag, event: RECEIVED, version, seen_s })?;
     }
     store.commit(group.head)?;
     Ok(outcomes)
@@ -157,9 +186,12 @@ struct Group<'a> {
     rows: Rows<'a>,
     /// Where each change of the current update finds its row and its cell.
     places: Vec<(usize, usize)>,
-    peers: HashMap<&'a str, u64, RandomState>,
-    quota: Quota,
+    /// By site id and tag.
+    peers: HashMap<(&'a str, u64), u64, RandomState>,
 }
+
+/// No clock is too far ahead.
+const UNBOUNDED: Clamp = Clamp { max_col_version_jump: u64::MAX, max_cl_jump: u64::MAX };
 
 impl<'a> Group<'a> {
     fn update(
@@ -167,12 +199,14 @@ impl<'a> Group<'a> {
         store: &mut dyn ChannelStore,
         update: &Update<'a>,
         clamp: &Clamp,
+        quota: Quota,
+        tag: Option<u64>,
     ) -> Result<Outcome> {
         if let Some(refused) = self.find_places(store, update.changes, clamp)? {
             return Ok(refused);
         }
         let before = self.head;
-        let may_exceed = self.quota.exceeded(most_after(before.size, update.changes), before.size).is_some();
+        let may_exceed = quota.exceeded(most_after(before.size, update.changes), before.size).is_some();
         if may_exceed {
             self.rows.remember();
         }
@@ -199,14 +233,16 @@ impl<'a> Group<'a> {
             self.rows.put(row, cell, change, at, &mut self.head);
             winners.push(index as u32);
         }
-        if may_exceed && let Some(excess) = self.quota.exceeded(self.head.size, before.size) {
+        if may_exceed && let Some(excess) = quota.exceeded(self.head.size, before.size) {
             self.rows.undo();
             self.head = before;
             return Ok(Outcome::OverQuota(excess));
         }
         self.rows.forget();
-        let peer = self.peers.entry(update.site_id).or_default();
-        *peer = update.version.max(*peer);
+        if let Some(tag) = tag {
+            let peer = self.peers.entry((update.site_id, tag)).or_default();
+            *peer = update.version.max(*peer);
+        }
         // A sentinel that nobody sent takes a place behind the winners: theirs count from 0 in message order.
         for (n, row) in sentinels.into_iter().enumerate() {
             self.rows.place_sentinel(row, Position { version, seq: (winners.len() + n) as u64 });

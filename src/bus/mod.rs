@@ -1,0 +1,114 @@
+//! Several servers as one: nodes tell each other over Redis what their clients did, and repair what was not heard.
+//!
+//! | file | what it does |
+//! | --- | --- |
+//! | this one | the thread that all of it but the shards' part runs on |
+//! | [`hub`] | what shards and that thread share |
+//! | [`message`] | what nodes tell each other, as JSON |
+//! | [`mailbox`] | messages that wait, bounded in bytes |
+//! | [`heard`] | what was heard of which node |
+//! | [`repair`], [`random`] | which channels are repaired, and when |
+//! | [`task`], [`facts`] | messages, repairs and heartbeats put together; what they read of the store |
+//! | [`redis`] | the connections to Redis |
+//!
+//! Redis may lose messages, and be away: it carries hints. What a node has to have is found out by comparing digests, and got
+//! from the other node's store, a page at a time.
+
+pub mod facts;
+pub mod heard;
+pub mod hub;
+pub mod mailbox;
+pub mod message;
+pub mod random;
+pub mod redis;
+pub mod repair;
+pub mod task;
+
+use std::fmt::Write;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use causeway_storage::{ChangeStore, Schema};
+use ring::digest::{SHA256, digest};
+use tokio::sync::watch;
+
+use crate::config::Config;
+use crate::metrics::BusMetrics;
+use crate::relay::Relay;
+use hub::Hub;
+use mailbox::Mailbox;
+use message::Identity;
+
+/// Threads that read the store for other nodes, and for comparing.
+const READING_THREADS: usize = 4;
+
+/// The bus at work, until it is stopped.
+#[derive(Debug)]
+pub struct Bus {
+    stop: watch::Sender<bool>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// What shards tell, of a node that has a name; `None` if the server is alone.
+pub fn hub(config: &Config, schema: Option<&Schema>, metrics: &BusMetrics) -> Option<Arc<Hub>> {
+    let node = config.node.as_ref().filter(|_| config.redis.is_some())?;
+    let schema = schema.map_or_else(String::new, |schema| {
+        let tables = format!("{:?} {:?}", schema.key_format(), schema.tables());
+        hex(&digest(&SHA256, tables.as_bytes()).as_ref()[..16])
+    });
+    let boot = causeway_storage::store::new_site_id();
+    let identity = Identity::new(node, &boot, &schema);
+    let outgoing = Mailbox::new(config.bus_queue_bytes);
+    let max_update_bytes = config.page_max_bytes;
+    Some(Arc::new(Hub::new(identity, outgoing, max_update_bytes, config.max_open_channels, metrics.clone())))
+}
+
+impl Bus {
+    /// Starts what hears and tells, on a thread of its own: decoding large messages delays no client.
+    pub fn start(
+        config: &Config,
+        hub: Arc<Hub>,
+        relay: Arc<Relay>,
+        store: Arc<dyn ChangeStore>,
+    ) -> io::Result<Self> {
+        let session = redis::Settings::new(config, &hub).map_err(io::Error::other)?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .max_blocking_threads(READING_THREADS)
+            .build()?;
+        let (stop, stopped) = watch::channel(false);
+        let inbox = Arc::new(Mailbox::new(config.bus_inbox_bytes));
+        let limits = task::TaskLimits::from(config);
+        let run = move || {
+            runtime.block_on(async {
+                let (connected, connections) = tokio::sync::mpsc::channel(1);
+                let task = task::Task::new(hub.clone(), relay, store, inbox.clone(), limits);
+                tokio::select! {
+                    () = task.run(connections) => {}
+                    () = redis::run(session, hub.clone(), inbox, connected, stopped) => {}
+                }
+                hub.set_up(false);
+            });
+        };
+        let thread = std::thread::Builder::new().name("bus".into()).spawn(run)?;
+        Ok(Bus { stop, thread: Mutex::new(Some(thread)) })
+    }
+
+    /// Publishes what waits, if Redis takes it at once, and ends. Blocks.
+    pub fn stop(&self) {
+        // It may have ended by itself.
+        let _ = self.stop.send(true);
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if thread.is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("the bus has panicked");
+        }
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut hex, byte| {
+        let _ = write!(hex, "{byte:02x}");
+        hex
+    })
+}
