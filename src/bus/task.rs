@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::facts::{self, Facts};
-use super::hub::{Hub, Missed};
+use super::hub::{Active, Hub, Missed};
 use super::mailbox::Mailbox;
 use super::message::{Body, MAX_CHANNELS, Message, Page, PageFacts, Pull, State, Topic, Unheard};
 use super::random::Random;
@@ -21,6 +21,7 @@ use super::repair::{Cause, Key, RepairLimits, Repairs, Want};
 use crate::config::Config;
 use crate::fanout::{Pending, Sender};
 use crate::page::PageLimits;
+use crate::protocol::decode::MAX_INTEGER;
 use crate::protocol::{self, Incoming, IncomingUpdate};
 use crate::relay::Relay;
 use crate::shard::Job;
@@ -259,8 +260,8 @@ impl Task {
             self.tell_of_differing(&states);
         }
         let (wanted, running) = self.repairs.counts();
-        if (wanted, running) == (0, 0) {
-            self.site_ids.clear();
+        if self.site_ids.len() > 2 * (wanted + running) + MAX_RUN {
+            self.site_ids.retain(|key, _| self.repairs.has(key));
         }
         self.hub.metrics.now(self.hub.outgoing.bytes(), wanted, running);
     }
@@ -393,18 +394,23 @@ impl Task {
     fn compare(&mut self, node: Arc<str>, states: Vec<State>) {
         let mut rest = Vec::new();
         for state in states {
-            match self.hub.active(&state.channel) {
-                Some(active) if active.heard.is_some() || active.state.digest == state.digest => {
-                    let facts = Facts {
-                        site_id: Some(active.state.site_id),
-                        version: active.state.version,
-                        digest: active.state.digest,
-                        heard: active.heard.map_or(u64::MAX, |heard| heard.of(&state.site_id)),
-                    };
-                    self.compared(node.clone(), state, facts);
+            let Some(Active { state: own, heard, .. }) = self.hub.active(&state.channel) else {
+                rest.push(state);
+                continue;
+            };
+            let agreed = (state.channel.clone(), own.site_id.clone(), state.site_id.clone());
+            let heard = match heard {
+                Some(heard) => heard.of(&state.site_id),
+                None if self.agreed.get(&agreed).is_some_and(|version| *version >= state.version) => {
+                    state.version
                 }
-                _ => rest.push(state),
-            }
+                None => {
+                    rest.push(state);
+                    continue;
+                }
+            };
+            let facts = Facts { site_id: Some(own.site_id), version: own.version, digest: own.digest, heard };
+            self.compared(node.clone(), state, facts);
         }
         if rest.is_empty() {
             return;
@@ -553,7 +559,9 @@ impl Task {
                     }
                     (Cause::Differs, None) => 0,
                 };
-                self.ask(id, key, site_id, Position::end_of(complete), complete);
+                // No change has a higher seq.
+                let after = Position { version: complete, seq: MAX_INTEGER };
+                self.ask(id, key, site_id, after, complete);
             }
             Event::Looked { id, key, facts: Err(error), .. } => {
                 tracing::warn!(channel = %key.channel, node = %key.node, %error, "a repair cannot begin");

@@ -7,6 +7,8 @@ use proptest::prelude::*;
 use serde_json::{Value as Json, json};
 
 use super::*;
+use crate::bus::mailbox::Mailbox;
+use crate::bus::message::{Body, Identity};
 use crate::outbox::{OutboxLimits, Taken};
 use crate::page::{PageLimits, read_page};
 use crate::protocol::Incoming;
@@ -33,12 +35,16 @@ type Write = (u8, u64);
 
 impl House {
     fn new(connections: u64) -> Self {
+        Self::on_bus(connections, None)
+    }
+
+    fn on_bus(connections: u64, bus: Option<Arc<Hub>>) -> Self {
         let options = StoreOptions { durability: Durability::Off, ..StoreOptions::new("nowhere") };
         let faults = Faults::default();
         let store = Arc::new(Faulty::new((memory::BACKEND.open)(&options).unwrap(), faults.clone()));
         // Made, so that its pages can be read.
         drop(store.open("c").unwrap());
-        let mut channel = Channel::open(store.as_ref(), &"c".into(), "seed", None).unwrap();
+        let mut channel = Channel::open(store.as_ref(), &"c".into(), "seed", bus).unwrap();
         let limits = OutboxLimits { max_bytes: 1 << 20, max_reply_bytes: 1 << 20, max_bad_messages: 1000 };
         let outboxes: Vec<_> = (0..connections).map(|id| Arc::new(Outbox::new(id, limits))).collect();
         let encoder = outboxes
@@ -319,4 +325,116 @@ fn peers_that_are_not_heard_of_again_are_forgotten() {
     assert_eq!(sites, [("lately", 1), ("site 0", 7)]);
     assert_eq!(house.received(0)[0]["type"], "ack");
     assert!(house.channel.peers_due > Instant::now(), "not with every commit");
+}
+
+/// A node's hub, whose messages nobody takes away.
+fn hub() -> Arc<Hub> {
+    let metrics = Metrics::default().bus.clone();
+    let hub = Hub::new(Identity::new("a", "1", ""), Mailbox::new(1 << 20), 100, 10, metrics);
+    hub.set_up(true);
+    Arc::new(hub)
+}
+
+/// What was published, as another node hears it: `from`, version, changes.
+fn published(hub: &Hub) -> Vec<(u64, u64, usize)> {
+    let hear = |(_, message): (_, bytes::Bytes)| {
+        let heard = Identity::new("b", "2", "").decode(&mut message.to_vec(), 1 << 20).unwrap();
+        match heard.body {
+            Body::Update { from, update, .. } => (from, update.version, update.len()),
+            other => panic!("{other:?}"),
+        }
+    };
+    hub.outgoing.take(usize::MAX).into_iter().map(hear).collect()
+}
+
+/// An update of node `b`, whose channel has the site id `B`.
+fn of_node(from: u64, version: u64, writes: &[Write]) -> Pending {
+    let changes: Vec<_> = writes.iter().map(|(row, clock)| change(*row, *clock).to_string()).collect();
+    let message = Identity::new("b", "2", "").update("c", "B", from, version, changes.join(",").as_bytes());
+    match Identity::new("a", "1", "").decode(&mut message.to_vec(), 1 << 20).unwrap().body {
+        Body::Update { from, update, .. } => {
+            let sender = Sender::Node { node: "b".into(), from, merged: None };
+            Pending { sender, update, received: Instant::now() }
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+impl House {
+    fn commit_all(&mut self, pending: Vec<Pending>) {
+        self.channel.commit(self.store.as_ref(), pending, &RULES, &self.metrics);
+    }
+
+    /// Up to which version node `b` was heard, as the store has it.
+    fn heard(&self) -> u64 {
+        HeardOf::read(self.store.reader("c").unwrap().as_mut()).unwrap().of("B")
+    }
+}
+
+#[test]
+fn clients_updates_are_published_in_messages_of_whole_updates() {
+    let hub = hub();
+    let mut house = House::on_bus(1, Some(hub.clone()));
+    // The third loses; a change has about 32 bytes, and 100 are a message.
+    let updates: Vec<Vec<Write>> =
+        vec![vec![(1, 1), (2, 1)], vec![(3, 1)], vec![(1, 1)], vec![(4, 1), (5, 1)], vec![(6, 1)]];
+    let pending = updates.iter().enumerate().map(|(n, writes)| house.pending(0, n as u64, writes)).collect();
+    house.commit_all(pending);
+    assert_eq!(published(&hub), [(0, 2, 3), (2, 4, 3)]);
+    house.commit(&[(0, 9, &[(1, 2)])]);
+    assert_eq!(published(&hub), [(4, 5, 1)]);
+    let stands = hub.active("c").unwrap().state;
+    let head = house.store.reader("c").unwrap().head().unwrap();
+    assert_eq!((stands.version, stands.published, stands.digest), (5, 5, head.digest));
+}
+
+#[test]
+fn a_nodes_update_is_merged_whatever_its_clocks_and_told_to_clients_but_not_to_nodes() {
+    let hub = hub();
+    let mut house = House::on_bus(2, Some(hub.clone()));
+    let client = house.pending(0, 7, &[(2, 1)]);
+    house.commit_all(vec![of_node(0, 4, &[(1, 1_000_000)]), client]);
+    let heard = house.received(1);
+    assert_eq!(heard.len(), 2, "{heard:?}");
+    assert_eq!((&heard[0]["version"], &heard[0]["changes"][0][4]), (&json!(1), &json!(1_000_000)));
+    let sender = house.received(0);
+    assert_eq!((&sender[0]["version"], &sender[1]["type"]), (&json!(1), &json!("ack")));
+    assert_eq!(published(&hub), [(0, 2, 1)], "the client's alone");
+    assert_eq!(house.heard(), 4);
+    // Clients cannot say that a node was heard.
+    let peers = house.store.reader("c").unwrap().peers().unwrap();
+    assert_eq!(
+        peers.iter().map(|peer| (peer.site_id.as_str(), peer.tag)).collect::<Vec<_>>(),
+        [("B", 1), ("site 0", 0)]
+    );
+}
+
+#[test]
+fn a_gap_is_noted_and_what_follows_it_is_merged_but_not_counted_as_heard() {
+    let hub = hub();
+    let mut house = House::on_bus(1, Some(hub.clone()));
+    house.commit_all(vec![of_node(0, 4, &[(1, 1)]), of_node(5, 6, &[(2, 1)]), of_node(6, 7, &[(3, 1)])]);
+    assert_eq!((house.heard(), house.received(0).len()), (4, 3));
+    let missed: Vec<_> = hub.take_missed().into_iter().map(|m| (m.node, m.site_id, m.version)).collect();
+    assert_eq!(missed, [("b".into(), "B".into(), 6), ("b".into(), "B".into(), 7)]);
+    // A page fills it.
+    house.commit_all(vec![of_node(4, 7, &[(4, 1)]), of_node(7, 8, &[(5, 1)])]);
+    assert_eq!((house.heard(), hub.take_missed().len()), (8, 0));
+    // What wins nothing counts as heard, too, in a commit of its own.
+    house.commit_all(vec![of_node(8, 9, &[(5, 1)])]);
+    assert_eq!((house.heard(), house.channel.version()), (9, 5));
+}
+
+#[test]
+fn what_a_failed_commit_had_of_a_node_is_missed_and_what_it_left_of_a_client_is_a_gap_to_others() {
+    let hub = hub();
+    let mut house = House::on_bus(1, Some(hub.clone()));
+    house.commit(&[(0, 1, &[(1, 1)])]);
+    assert_eq!(published(&hub), [(0, 1, 1)]);
+    house.faults.once("c", At::Committed, Fault::Engine);
+    let client = house.pending(0, 2, &[(2, 1)]);
+    house.commit_all(vec![client, of_node(0, 4, &[(3, 1)])]);
+    assert_eq!((hub.take_missed().len(), published(&hub)), (1, vec![]));
+    house.commit(&[(0, 3, &[(4, 1)])]);
+    assert_eq!(published(&hub), [(3, 4, 1)], "the versions 2 and 3 were told to nobody");
 }

@@ -13,6 +13,7 @@ mod http;
 pub mod jwt;
 pub mod loadgen;
 mod place;
+pub mod redis;
 mod replica;
 mod server;
 mod stream;

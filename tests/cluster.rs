@@ -1,0 +1,263 @@
+//! Several servers over a real Redis: what one is told arrives at the others' clients, and whatever is lost, killed or away, all
+//! end with the same data. `redis-server` must be installed.
+
+#![allow(missing_docs, clippy::unwrap_used)]
+
+#[macro_use]
+mod common;
+
+use common::redis::Redis;
+use common::{Client, PATIENCE, Place, SITE, Server, cell, changes, keys, number, sentinel, update, version};
+use serde_json::{Value, json};
+use std::thread;
+use std::time::{Duration, Instant};
+
+on_durable_stores!(
+    an_update_arrives_at_the_clients_of_other_nodes_with_their_versions,
+    a_node_that_was_down_catches_up,
+    a_fresh_node_gets_all_there_is,
+    redis_may_die_while_clients_are_served,
+    redis_may_hang,
+    what_only_a_third_node_has_heard_is_found,
+    large_versions_are_repaired_in_parts,
+    what_is_not_ours_on_the_bus_is_ignored,
+);
+
+const CHANNEL: &str = "list";
+
+/// Nodes, each in a data directory of its own.
+struct Cluster {
+    place: Place,
+    redis_url: String,
+}
+
+impl Cluster {
+    fn new(store: &'static str, redis: &Redis) -> Self {
+        Cluster { place: Place::new(store), redis_url: redis.url() }
+    }
+
+    fn start(&self, node: &str) -> Server {
+        self.start_with(node, &[])
+    }
+
+    fn start_with(&self, node: &str, settings: &[(&str, &str)]) -> Server {
+        let cluster = [
+            ("redis", self.redis_url.as_str()),
+            ("node", node),
+            ("cluster-heartbeat-ms", "300"),
+            ("redis-retry-max-ms", "300"),
+            ("redis-timeout-ms", "1000"),
+            ("cluster-page-timeout-ms", "1000"),
+        ];
+        let server = self.place.at(node).serve_with(&[&cluster, settings].concat());
+        server.wait_for_log("other nodes can be heard");
+        server
+    }
+
+    /// The digest of the channel at a node, and its cells; nothing if there is no such channel.
+    fn digest(&self, node: &str) -> Option<(Value, Value)> {
+        let finished = self.place.at(node).run(&["inspect", CHANNEL, "--json"]);
+        let line: Value = serde_json::from_str(finished.stdout.lines().next()?).unwrap();
+        (line["line"] == "inspected").then(|| (line["digest"].clone(), line["cells"].clone()))
+    }
+
+    /// Waits until the channel is the same at all of them, and has so many cells.
+    #[track_caller]
+    fn agree(&self, nodes: &[&str], cells: usize) {
+        let deadline = Instant::now() + 2 * PATIENCE;
+        loop {
+            let found: Vec<_> = nodes.iter().map(|node| self.digest(node)).collect();
+            if found.iter().all(|f| f == &found[0] && f.as_ref().is_some_and(|(_, n)| *n == json!(cells))) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{nodes:?} do not agree on {cells} cells: {found:?}");
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+}
+
+/// A row of that name.
+fn row(name: &str) -> Value {
+    cell(name, "c", 1, 1)
+}
+
+/// Writes so many rows of that prefix, in updates of their own, from that version on.
+fn write(client: &mut Client, prefix: &str, rows: u64) {
+    for n in 0..rows {
+        client.send_json(&update(n + 1, &[row(&format!("{prefix}{n}"))]));
+    }
+    let mut acks = 0;
+    while acks < rows {
+        let message = client.recv_json();
+        acks += u64::from(message["type"] == "ack");
+        assert_ne!(message["type"], "error", "{message}");
+    }
+}
+
+fn an_update_arrives_at_the_clients_of_other_nodes_with_their_versions(store: &'static str) {
+    let redis = Redis::start();
+    let cluster = Cluster::new(store, &redis);
+    let (a, b) = (cluster.start("a"), cluster.start("b"));
+    let (mut at_a, mut at_b) = (a.connect(CHANNEL), b.connect(CHANNEL));
+    assert_ne!(at_a.connected["siteId"], at_b.connected["siteId"]);
+    let blob = json!(["t", "ü\u{1}\"", "c", {"$blob": "00fF"}, 1, 7, SITE, 1, 3]);
+    at_a.update(1, &[row("1"), blob.clone()]);
+    at_a.update(2, &[row("1"), row("2")]);
+    let first = at_b.recv_type("update");
+    assert_eq!((changes(&first), version(&first)), (&[row("1"), blob][..], 1));
+    assert_eq!(first["siteId"], at_b.connected["siteId"]);
+    let second = at_b.recv_type("update");
+    assert_eq!((keys(changes(&second)), version(&second)), (vec!["2".to_owned()], 2));
+    at_b.update(1, &[sentinel("1", 2)]);
+    let deleted = at_a.recv_type("update");
+    assert_eq!((keys(changes(&deleted)), version(&deleted)), (vec!["1".to_owned()], 3));
+    cluster.agree(&["a", "b"], 3);
+    // What was heard is not said again.
+    assert_eq!(a.metric("bus_gaps_total") + b.metric("bus_gaps_total"), 0);
+    assert_eq!((a.metric("bus_up"), b.metric("bus_up")), (1, 1));
+}
+
+fn a_node_that_was_down_catches_up(store: &'static str) {
+    let redis = Redis::start();
+    let cluster = Cluster::new(store, &redis);
+    let (a, b) = (cluster.start("a"), cluster.start("b"));
+    let mut at_a = a.connect(CHANNEL);
+    write(&mut at_a, "before", 10);
+    cluster.agree(&["a", "b"], 10);
+    b.kill();
+    write(&mut at_a, "while", 30);
+    at_a.update(1, &[sentinel("before0", 2)]);
+    let b = cluster.start("b");
+    cluster.agree(&["a", "b"], 40);
+    let rows = b.connect(CHANNEL).pull_rows(0);
+    assert_eq!(rows.len(), 40);
+    // What it does from here on is heard at once.
+    let mut at_b = b.connect(CHANNEL);
+    at_b.update(1, &[row("after")]);
+    assert_eq!(keys(changes(&at_a.recv_type("update"))), ["after"]);
+    cluster.agree(&["a", "b"], 41);
+}
+
+fn a_fresh_node_gets_all_there_is(store: &'static str) {
+    let redis = Redis::start();
+    let cluster = Cluster::new(store, &redis);
+    let small = [("page-max-changes", "7")];
+    let a = cluster.start_with("a", &small);
+    write(&mut a.connect(CHANNEL), "row", 100);
+    let b = cluster.start_with("b", &small);
+    cluster.agree(&["a", "b"], 100);
+    assert!(a.metric("bus_pages_total") >= 100 / 7, "a page at a time");
+    drop(b);
+}
+
+fn redis_may_die_while_clients_are_served(store: &'static str) {
+    let redis = Redis::start();
+    let cluster = Cluster::new(store, &redis);
+    let (a, b) = (cluster.start("a"), cluster.start_with("b", &[("ready-needs-bus", "true")]));
+    let (mut at_a, mut at_b) = (a.connect(CHANNEL), b.connect(CHANNEL));
+    write(&mut at_a, "a", 5);
+    cluster.agree(&["a", "b"], 5);
+    let port = redis.port;
+    redis.kill();
+    a.wait_for_metric("bus_up", 0);
+    b.wait_for_metric("bus_up", 0);
+    assert_eq!((a.http_get("/readyz").status, b.http_get("/readyz").status), (200, 503));
+    write(&mut at_a, "lost-a", 20);
+    write(&mut at_b, "lost-b", 20);
+    let redis = Redis::on(port);
+    cluster.agree(&["a", "b"], 45);
+    a.wait_for_metric("bus_up", 1);
+    b.wait_for_metric("bus_up", 1);
+    assert_eq!(b.http_get("/readyz").status, 200);
+    let mut rows: Vec<_> = b.connect(CHANNEL).pull_rows(0);
+    rows.sort_by_key(|row| number(row, 5));
+    assert_eq!(rows.len(), 45);
+    drop(redis);
+}
+
+fn redis_may_hang(store: &'static str) {
+    let redis = Redis::start();
+    let cluster = Cluster::new(store, &redis);
+    let small = [("bus-queue-bytes", "65536")];
+    let (a, b) = (cluster.start_with("a", &small), cluster.start_with("b", &small));
+    let mut at_a = a.connect(CHANNEL);
+    write(&mut at_a, "a", 5);
+    cluster.agree(&["a", "b"], 5);
+    redis.signal("STOP");
+    // More than may wait.
+    write(&mut at_a, "lost", 1_000);
+    a.wait_for_metric("bus_up", 0);
+    redis.signal("CONT");
+    cluster.agree(&["a", "b"], 1_005);
+    assert!(a.metric("bus_dropped_total") > 0);
+    drop(b);
+}
+
+fn what_only_a_third_node_has_heard_is_found(store: &'static str) {
+    let redis = Redis::start();
+    let cluster = Cluster::new(store, &redis);
+    let (a, b) = (cluster.start("a"), cluster.start("b"));
+    write(&mut a.connect(CHANNEL), "a", 5);
+    cluster.agree(&["a", "b"], 5);
+    // b hears of c, and a does not: it is down. Then c is gone for ever.
+    a.kill();
+    let c = cluster.start("c");
+    cluster.agree(&["b", "c"], 5);
+    write(&mut c.connect(CHANNEL), "c", 5);
+    cluster.agree(&["b", "c"], 10);
+    c.kill();
+    let a = cluster.start("a");
+    cluster.agree(&["a", "b"], 10);
+    drop((a, b));
+}
+
+fn large_versions_are_repaired_in_parts(store: &'static str) {
+    let redis = Redis::start();
+    let cluster = Cluster::new(store, &redis);
+    let small = [("page-max-bytes", "4096")];
+    let a = cluster.start_with("a", &small);
+    let rows: Vec<_> = (0..1_000).map(|n| row(&format!("row {n}"))).collect();
+    let mut at_a = a.connect(CHANNEL);
+    at_a.update(1, &rows);
+    at_a.update(
+        2,
+        &rows
+            .iter()
+            .map(|row| {
+                let mut row = row.clone();
+                row[2] = json!("d");
+                row
+            })
+            .collect::<Vec<_>>(),
+    );
+    let b = cluster.start_with("b", &small);
+    cluster.agree(&["a", "b"], 2_000);
+    drop(b);
+}
+
+fn what_is_not_ours_on_the_bus_is_ignored(store: &'static str) {
+    let redis = Redis::start();
+    let cluster = Cluster::new(store, &redis);
+    let (a, b) = (cluster.start("a"), cluster.start("b"));
+    let deep = "[".repeat(10_000);
+    for message in [
+        "",
+        "hello",
+        &deep,
+        r#"{"v":1,"node":"z","boot":"1","schema":"","type":"update","channel":"list","siteId":"Z","from":0,"version":1,"changes":[["t","p","c",1,1,1,"S",2,0]]}"#,
+        r#"{"v":2,"node":"z","news":true}"#,
+        r#"{"v":1,"node":"z","boot":"1","schema":"other","type":"hello"}"#,
+        r#"{"v":1,"node":"a","boot":"1","schema":"","type":"hello"}"#,
+    ] {
+        assert_eq!(redis.publish("causeway:1:all", message.as_bytes()), 2, "both hear it");
+    }
+    a.wait_for_metric("bus_ignored_total", 7);
+    b.wait_until("bus_ignored_total", |ignored| ignored >= 6);
+    a.wait_for_log("another server has this node's name");
+    b.wait_for_log("speaks version 2");
+    b.wait_for_log("has another schema");
+    let (mut at_a, mut at_b) = (a.connect(CHANNEL), b.connect(CHANNEL));
+    at_a.update(1, &[row("1")]);
+    assert_eq!(keys(changes(&at_b.recv_type("update"))), ["1"]);
+    cluster.agree(&["a", "b"], 1);
+}

@@ -1,0 +1,84 @@
+//! A redis-server of the test's own. It must be installed: a test that would pass without it tests nothing.
+
+use super::PATIENCE;
+use super::server::signal;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// A running redis-server that keeps nothing, killed when it is dropped.
+pub struct Redis {
+    pub port: u16,
+    child: Child,
+}
+
+impl Redis {
+    /// One on a free port.
+    pub fn start() -> Self {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        Self::on(port)
+    }
+
+    /// One on that port, which is free.
+    pub fn on(port: u16) -> Self {
+        let child = Command::new("redis-server")
+            .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
+            .current_dir(std::env::temp_dir())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("redis-server is installed");
+        let redis = Self { port, child };
+        let deadline = Instant::now() + PATIENCE;
+        while TcpStream::connect(redis.addr()).is_err() {
+            assert!(Instant::now() < deadline, "redis-server does not start");
+            thread::sleep(Duration::from_millis(10));
+        }
+        redis
+    }
+
+    pub fn addr(&self) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], self.port))
+    }
+
+    pub fn url(&self) -> String {
+        format!("redis://{}", self.addr())
+    }
+
+    /// Sends a signal by its short name.
+    pub fn signal(&self, name: &str) {
+        signal(self.child.id(), name);
+    }
+
+    /// `kill -9`.
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Publishes something, as anybody may who reaches it; gives how many have heard it.
+    pub fn publish(&self, topic: &str, message: &[u8]) -> u64 {
+        use std::io::{BufRead, BufReader, Write};
+        let mut stream = TcpStream::connect(self.addr()).unwrap();
+        let mut command = Vec::new();
+        command.extend_from_slice(b"*3\r\n");
+        for part in [&b"PUBLISH"[..], topic.as_bytes(), message] {
+            command.extend_from_slice(format!("${}\r\n", part.len()).as_bytes());
+            command.extend_from_slice(part);
+            command.extend_from_slice(b"\r\n");
+        }
+        stream.write_all(&command).unwrap();
+        let mut answer = String::new();
+        BufReader::new(stream).read_line(&mut answer).unwrap();
+        answer.trim().trim_start_matches(':').parse().unwrap_or_else(|_| panic!("not a number: {answer}"))
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
