@@ -43,6 +43,7 @@ impl Cluster {
     fn start_with(&self, node: &str, settings: &[(&str, &str)]) -> Server {
         let cluster = [
             ("redis", self.redis_url.as_str()),
+            ("log", "info,causeway::bus=debug,causeway::admin=warn"),
             ("node", node),
             ("cluster-heartbeat-ms", "300"),
             ("redis-retry-max-ms", "300"),
@@ -178,7 +179,7 @@ fn redis_may_die_while_clients_are_served(store: &'static str) {
 fn redis_may_hang(store: &'static str) {
     let redis = Redis::start();
     let cluster = Cluster::new(store, &redis);
-    let small = [("bus-queue-bytes", "65536")];
+    let small = [("bus-queue-bytes", "65536"), ("page-max-bytes", "8192")];
     let (a, b) = (cluster.start_with("a", &small), cluster.start_with("b", &small));
     let mut at_a = a.connect(CHANNEL);
     write(&mut at_a, "a", 5);

@@ -27,16 +27,17 @@ struct Waiting {
 }
 
 impl Mailbox {
-    /// A queue of at most so many bytes.
+    /// A queue of at most so many bytes, or of one message.
     pub fn new(max_bytes: usize) -> Self {
         Mailbox { waiting: Mutex::default(), arrived: Notify::new(), max_bytes }
     }
 
-    /// Puts a message in, or drops it and gives `false`.
+    /// Puts a message in, or drops it and gives `false`. What comes into an empty queue is taken whatever its size: else it
+    /// would never leave, however often it is tried.
     pub fn push(&self, topic: Topic, message: Bytes) -> bool {
         let mut waiting = self.lock();
         let bytes = waiting.bytes + message.len() + OVERHEAD_BYTES;
-        if bytes > self.max_bytes {
+        if bytes > self.max_bytes && !waiting.messages.is_empty() {
             return false;
         }
         waiting.bytes = bytes;
@@ -102,5 +103,7 @@ mod tests {
         assert_eq!((queue.bytes(), queue.take(1)), (0, vec![]));
         assert!(queue.push(Topic::All, message(5)));
         assert_eq!((queue.clear(), queue.bytes()), (1, 0));
+        assert!(queue.push(Topic::All, Bytes::from(vec![0; 5_000])), "a large one, alone");
+        assert!(!queue.push(Topic::All, message(6)));
     }
 }

@@ -59,7 +59,8 @@ pub fn hub(config: &Config, schema: Option<&Schema>, metrics: &BusMetrics) -> Op
     });
     let boot = causeway_storage::store::new_site_id();
     let identity = Identity::new(node, &boot, &schema);
-    let outgoing = Mailbox::new(config.bus_queue_bytes);
+    // Pages have to get through beside what clients do.
+    let outgoing = Mailbox::new(config.bus_queue_bytes.max(4 * config.page_max_bytes));
     let max_update_bytes = config.page_max_bytes;
     Some(Arc::new(Hub::new(identity, outgoing, max_update_bytes, config.max_open_channels, metrics.clone())))
 }

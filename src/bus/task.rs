@@ -561,6 +561,7 @@ impl Task {
                 };
                 // No change has a higher seq.
                 let after = Position { version: complete, seq: MAX_INTEGER };
+                tracing::debug!(channel = %key.channel, node = %key.node, cause = ?want.cause, complete, "a repair");
                 self.ask(id, key, site_id, after, complete);
             }
             Event::Looked { id, key, facts: Err(error), .. } => {
