@@ -6,11 +6,9 @@
 #[macro_use]
 mod common;
 
-use common::redis::Redis;
-use common::{Client, PATIENCE, Place, SITE, Server, cell, changes, keys, number, sentinel, update, version};
+use common::redis::{Cluster, Redis};
+use common::{Client, SITE, cell, changes, keys, number, sentinel, update, version};
 use serde_json::{Value, json};
-use std::thread;
-use std::time::{Duration, Instant};
 
 on_durable_stores!(
     an_update_arrives_at_the_clients_of_other_nodes_with_their_versions,
@@ -24,58 +22,6 @@ on_durable_stores!(
 );
 
 const CHANNEL: &str = "list";
-
-/// Nodes, each in a data directory of its own.
-struct Cluster {
-    place: Place,
-    redis_url: String,
-}
-
-impl Cluster {
-    fn new(store: &'static str, redis: &Redis) -> Self {
-        Cluster { place: Place::new(store), redis_url: redis.url() }
-    }
-
-    fn start(&self, node: &str) -> Server {
-        self.start_with(node, &[])
-    }
-
-    fn start_with(&self, node: &str, settings: &[(&str, &str)]) -> Server {
-        let cluster = [
-            ("redis", self.redis_url.as_str()),
-            ("log", "info,causeway::bus=debug,causeway::admin=warn"),
-            ("node", node),
-            ("cluster-heartbeat-ms", "300"),
-            ("redis-retry-max-ms", "300"),
-            ("redis-timeout-ms", "1000"),
-            ("cluster-page-timeout-ms", "1000"),
-        ];
-        let server = self.place.at(node).serve_with(&[&cluster, settings].concat());
-        server.wait_for_log("other nodes can be heard");
-        server
-    }
-
-    /// The digest of the channel at a node, and its cells; nothing if there is no such channel.
-    fn digest(&self, node: &str) -> Option<(Value, Value)> {
-        let finished = self.place.at(node).run(&["inspect", CHANNEL, "--json"]);
-        let line: Value = serde_json::from_str(finished.stdout.lines().next()?).unwrap();
-        (line["line"] == "inspected").then(|| (line["digest"].clone(), line["cells"].clone()))
-    }
-
-    /// Waits until the channel is the same at all of them, and has so many cells.
-    #[track_caller]
-    fn agree(&self, nodes: &[&str], cells: usize) {
-        let deadline = Instant::now() + 2 * PATIENCE;
-        loop {
-            let found: Vec<_> = nodes.iter().map(|node| self.digest(node)).collect();
-            if found.iter().all(|f| f == &found[0] && f.as_ref().is_some_and(|(_, n)| *n == json!(cells))) {
-                return;
-            }
-            assert!(Instant::now() < deadline, "{nodes:?} do not agree on {cells} cells: {found:?}");
-            thread::sleep(Duration::from_millis(50));
-        }
-    }
-}
 
 /// A row of that name.
 fn row(name: &str) -> Value {
@@ -112,7 +58,7 @@ fn an_update_arrives_at_the_clients_of_other_nodes_with_their_versions(store: &'
     at_b.update(1, &[sentinel("1", 2)]);
     let deleted = at_a.recv_type("update");
     assert_eq!((keys(changes(&deleted)), version(&deleted)), (vec!["1".to_owned()], 3));
-    cluster.agree(&["a", "b"], 3);
+    cluster.agree(&["a", "b"], CHANNEL, 3);
     // What was heard is not said again.
     assert_eq!(a.metric("bus_gaps_total") + b.metric("bus_gaps_total"), 0);
     assert_eq!((a.metric("bus_up"), b.metric("bus_up")), (1, 1));
@@ -124,19 +70,19 @@ fn a_node_that_was_down_catches_up(store: &'static str) {
     let (a, b) = (cluster.start("a"), cluster.start("b"));
     let mut at_a = a.connect(CHANNEL);
     write(&mut at_a, "before", 10);
-    cluster.agree(&["a", "b"], 10);
+    cluster.agree(&["a", "b"], CHANNEL, 10);
     b.kill();
     write(&mut at_a, "while", 30);
     at_a.update(1, &[sentinel("before0", 2)]);
     let b = cluster.start("b");
-    cluster.agree(&["a", "b"], 40);
+    cluster.agree(&["a", "b"], CHANNEL, 40);
     let rows = b.connect(CHANNEL).pull_rows(0);
     assert_eq!(rows.len(), 40);
     // What it does from here on is heard at once.
     let mut at_b = b.connect(CHANNEL);
     at_b.update(1, &[row("after")]);
     assert_eq!(keys(changes(&at_a.recv_type("update"))), ["after"]);
-    cluster.agree(&["a", "b"], 41);
+    cluster.agree(&["a", "b"], CHANNEL, 41);
 }
 
 fn a_fresh_node_gets_all_there_is(store: &'static str) {
@@ -146,7 +92,7 @@ fn a_fresh_node_gets_all_there_is(store: &'static str) {
     let a = cluster.start_with("a", &small);
     write(&mut a.connect(CHANNEL), "row", 100);
     let b = cluster.start_with("b", &small);
-    cluster.agree(&["a", "b"], 100);
+    cluster.agree(&["a", "b"], CHANNEL, 100);
     assert!(a.metric("bus_pages_total") >= 100 / 7, "a page at a time");
     drop(b);
 }
@@ -157,7 +103,7 @@ fn redis_may_die_while_clients_are_served(store: &'static str) {
     let (a, b) = (cluster.start("a"), cluster.start_with("b", &[("ready-needs-bus", "true")]));
     let (mut at_a, mut at_b) = (a.connect(CHANNEL), b.connect(CHANNEL));
     write(&mut at_a, "a", 5);
-    cluster.agree(&["a", "b"], 5);
+    cluster.agree(&["a", "b"], CHANNEL, 5);
     let port = redis.port;
     redis.kill();
     a.wait_for_metric("bus_up", 0);
@@ -166,7 +112,7 @@ fn redis_may_die_while_clients_are_served(store: &'static str) {
     write(&mut at_a, "lost-a", 20);
     write(&mut at_b, "lost-b", 20);
     let redis = Redis::on(port);
-    cluster.agree(&["a", "b"], 45);
+    cluster.agree(&["a", "b"], CHANNEL, 45);
     a.wait_for_metric("bus_up", 1);
     b.wait_for_metric("bus_up", 1);
     assert_eq!(b.http_get("/readyz").status, 200);
@@ -183,13 +129,13 @@ fn redis_may_hang(store: &'static str) {
     let (a, b) = (cluster.start_with("a", &small), cluster.start_with("b", &small));
     let mut at_a = a.connect(CHANNEL);
     write(&mut at_a, "a", 5);
-    cluster.agree(&["a", "b"], 5);
+    cluster.agree(&["a", "b"], CHANNEL, 5);
     redis.signal("STOP");
     // More than may wait.
     write(&mut at_a, "lost", 1_000);
     a.wait_for_metric("bus_up", 0);
     redis.signal("CONT");
-    cluster.agree(&["a", "b"], 1_005);
+    cluster.agree(&["a", "b"], CHANNEL, 1_005);
     assert!(a.metric("bus_dropped_total") > 0);
     drop(b);
 }
@@ -199,16 +145,16 @@ fn what_only_a_third_node_has_heard_is_found(store: &'static str) {
     let cluster = Cluster::new(store, &redis);
     let (a, b) = (cluster.start("a"), cluster.start("b"));
     write(&mut a.connect(CHANNEL), "a", 5);
-    cluster.agree(&["a", "b"], 5);
+    cluster.agree(&["a", "b"], CHANNEL, 5);
     // b hears of c, and a does not: it is down. Then c is gone for ever.
     a.kill();
     let c = cluster.start("c");
-    cluster.agree(&["b", "c"], 5);
+    cluster.agree(&["b", "c"], CHANNEL, 5);
     write(&mut c.connect(CHANNEL), "c", 5);
-    cluster.agree(&["b", "c"], 10);
+    cluster.agree(&["b", "c"], CHANNEL, 10);
     c.kill();
     let a = cluster.start("a");
-    cluster.agree(&["a", "b"], 10);
+    cluster.agree(&["a", "b"], CHANNEL, 10);
     drop((a, b));
 }
 
@@ -232,7 +178,7 @@ fn large_versions_are_repaired_in_parts(store: &'static str) {
             .collect::<Vec<_>>(),
     );
     let b = cluster.start_with("b", &small);
-    cluster.agree(&["a", "b"], 2_000);
+    cluster.agree(&["a", "b"], CHANNEL, 2_000);
     drop(b);
 }
 
@@ -260,5 +206,5 @@ fn what_is_not_ours_on_the_bus_is_ignored(store: &'static str) {
     let (mut at_a, mut at_b) = (a.connect(CHANNEL), b.connect(CHANNEL));
     at_a.update(1, &[row("1")]);
     assert_eq!(keys(changes(&at_b.recv_type("update"))), ["1"]);
-    cluster.agree(&["a", "b"], 1);
+    cluster.agree(&["a", "b"], CHANNEL, 1);
 }

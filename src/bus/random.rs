@@ -11,7 +11,7 @@ impl Random {
     }
 
     /// The next number.
-    pub fn next(&mut self) -> u64 {
+    pub fn number(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -21,7 +21,7 @@ impl Random {
 
     /// `ms` give or take a quarter.
     pub fn around(&mut self, ms: u64) -> u64 {
-        ms - ms / 4 + self.next() % (ms / 2 + 1)
+        ms - ms / 4 + self.number() % (ms / 2 + 1)
     }
 }
 

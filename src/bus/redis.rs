@@ -150,14 +150,13 @@ fn hear(
     lost: Arc<Notify>,
 ) -> impl Fn(PushInfo) -> Result<(), RedisError> + Send + Sync + 'static {
     move |PushInfo { kind, mut data }| {
-        match (kind, data.pop()) {
-            (PushKind::Disconnection, _) => lost.notify_one(),
-            (PushKind::Message, Some(Value::BulkString(message))) => {
-                if !inbox.push(Topic::All, Bytes::from(message)) {
-                    hub.metrics.ignored("no_room");
-                }
+        if kind == PushKind::Disconnection {
+            lost.notify_one();
+        } else if let (PushKind::Message, Some(Value::BulkString(message))) = (kind, data.pop()) {
+            let taken = inbox.push(Topic::All, Bytes::from(message));
+            if !taken {
+                hub.metrics.ignored("no_room");
             }
-            _ => {}
         }
         Ok(())
     }

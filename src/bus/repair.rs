@@ -93,7 +93,7 @@ impl Repairs {
     pub fn new(limits: RepairLimits, seed: u64) -> Self {
         let mut random = Random::new(seed);
         // An answer to a question of an earlier start is nobody's. Readable by all who count in doubles.
-        let last_id = random.next() >> 16;
+        let last_id = random.number() >> 16;
         Repairs {
             limits,
             random,

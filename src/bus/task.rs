@@ -98,7 +98,7 @@ pub struct Task {
     /// The channel's site id at the peer that a repair is wanted of.
     site_ids: HashMap<Key, Arc<str>>,
     /// The peer's version at which a channel was the same here and there.
-    agreed: HashMap<(Arc<str>, Arc<str>, Arc<str>), u64>,
+    agreed: HashMap<Pair, u64>,
     /// How a channel that differs stood at the last digest: there, and here.
     differed: HashMap<Key, (State, u64)>,
     /// Lists of states that wait to be compared, and whether one is being read for.
@@ -109,6 +109,9 @@ pub struct Task {
     walk: Walk,
     heartbeat_ms: u64,
 }
+
+/// A channel, its site id here, and its site id at a peer.
+type Pair = (Arc<str>, Arc<str>, Arc<str>);
 
 /// The walk over all channels of the store, to tell other nodes of them.
 #[derive(Debug, Default)]

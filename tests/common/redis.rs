@@ -1,7 +1,9 @@
-//! A redis-server of the test's own. It must be installed: a test that would pass without it tests nothing.
+//! A redis-server of the test's own, and nodes that hear each other over it. It must be installed: a test that would pass without it tests nothing.
 
 use super::PATIENCE;
-use super::server::signal;
+use super::place::Place;
+use super::server::{Server, signal};
+use serde_json::{Value, json};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -80,5 +82,67 @@ impl Drop for Redis {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// Nodes, each in a data directory of its own.
+pub struct Cluster {
+    place: Place,
+    redis_url: String,
+}
+
+impl Cluster {
+    pub fn new(store: &'static str, redis: &Redis) -> Self {
+        Cluster { place: Place::new(store), redis_url: redis.url() }
+    }
+
+    /// Starts a node, and waits until it hears others.
+    pub fn start(&self, node: &str) -> Server {
+        self.start_with(node, &[])
+    }
+
+    /// The same with more settings.
+    pub fn start_with(&self, node: &str, settings: &[(&str, &str)]) -> Server {
+        let server = self.start_alone(node, settings);
+        server.wait_for_log("other nodes can be heard");
+        server
+    }
+
+    /// Starts a node, whether there is a Redis or not.
+    pub fn start_alone(&self, node: &str, settings: &[(&str, &str)]) -> Server {
+        let cluster = [
+            ("redis", self.redis_url.as_str()),
+            ("log", "info,causeway::bus=debug,causeway::admin=warn"),
+            ("node", node),
+            ("cluster-heartbeat-ms", "300"),
+            ("redis-retry-max-ms", "300"),
+            ("redis-timeout-ms", "1000"),
+            ("cluster-page-timeout-ms", "1000"),
+        ];
+        self.place.at(node).serve_with(&[&cluster, settings].concat())
+    }
+
+    /// The digest of the channel at a node, and its cells; nothing if there is no such channel.
+    fn digest(&self, node: &str, channel: &str) -> Option<(Value, Value)> {
+        let finished = self.place.at(node).run(&["inspect", channel, "--json"]);
+        let line: Value = serde_json::from_str(finished.stdout.lines().next()?).unwrap();
+        (line["line"] == "inspected").then(|| (line["digest"].clone(), line["cells"].clone()))
+    }
+
+    /// Waits until the channel is the same at all of them, and has so many cells.
+    #[track_caller]
+    pub fn agree(&self, nodes: &[&str], channel: &str, cells: usize) {
+        let deadline = Instant::now() + 2 * PATIENCE;
+        loop {
+            let found: Vec<_> = nodes.iter().map(|node| self.digest(node, channel)).collect();
+            if found.iter().all(|f| f == &found[0] && f.as_ref().is_some_and(|(_, n)| *n == json!(cells))) {
+                return;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "{nodes:?} do not agree on {cells} cells of {channel}: {found:?}"
+            );
+            thread::sleep(Duration::from_millis(50));
+        }
     }
 }
