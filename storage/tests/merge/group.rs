@@ -1,7 +1,7 @@
 //! Group commits: versions, peers, positions, and what is durable.
 
-use causeway_storage::store::{RECEIVED, unix_time_s};
-use causeway_storage::{Change, Clamp, Outcome, SENTINEL, Update, Value, merge};
+use causeway_storage::store::{NODE_TAG, RECEIVED, unix_time_s};
+use causeway_storage::{Change, Clamp, Origin, Outcome, Quota, SENTINEL, Update, Value, merge, merge_from};
 
 use crate::model::OwnedChange;
 use crate::support::Store;
@@ -9,6 +9,7 @@ use crate::support::Store;
 crate::on_every_store! {
     an_update_that_wins_nothing_makes_no_version
     peers_are_tracked_by_their_updates
+    nodes_are_bounded_by_nothing_and_tracked_apart
     winners_stand_in_message_order
     a_sentinel_that_nobody_sent_stands_behind_the_winners
     integers_and_reals_stay_apart
@@ -50,6 +51,34 @@ fn peers_are_tracked_by_their_updates(store: &Store) {
     assert_eq!(found, [("A", 0, RECEIVED, 2), ("B", 0, RECEIVED, 9), ("C", 0, RECEIVED, 4)]);
     let now = unix_time_s();
     assert!(peers.iter().all(|p| (now - 60..=now).contains(&p.seen_s)), "{peers:?}");
+}
+
+fn nodes_are_bounded_by_nothing_and_tracked_apart(store: &Store) {
+    let mut channel = store.channel();
+    let far = text("1", "a", "x", 1 << 50);
+    let (far, near) = ([far.as_change()], text("2", "a", "x", 1));
+    let near = [near.as_change()];
+    let of = |version, changes| Update { site_id: "N", version, changes };
+    let (clamp, quota) = (Clamp::default(), Quota { max_cells: 1, max_bytes: 0 });
+    let node = |is_tracked| Origin::Node { is_tracked };
+    let group = [(of(3, &far[..]), node(true)), (of(9, &near), node(false)), (of(2, &far), Origin::Client)];
+    let outcomes = merge_from(&mut *channel.writer, &group, &clamp, quota).expect("merged");
+    // A client may not go beyond what is there, however much that is.
+    assert_eq!(outcomes, [merged(1, &[0]), merged(2, &[0]), merged(2, &[])]);
+    let tracked = |peers: Vec<causeway_storage::TrackedPeer>| {
+        peers.iter().map(|p| (p.site_id.clone(), p.tag, p.version)).collect::<Vec<_>>()
+    };
+    let mut channel = channel.reopen();
+    assert_eq!(tracked(channel.peers()), [("N".into(), 0, 2), ("N".into(), NODE_TAG, 3)]);
+    // What is not tracked, and wins nothing, is no commit; what wins is one.
+    let more = text("3", "a", "x", 1);
+    let more = [more.as_change()];
+    for (changes, expected) in [(&near, merged(2, &[])), (&more, merged(3, &[0]))] {
+        let outcomes = merge_from(&mut *channel.writer, &[(of(9, changes), node(false))], &clamp, quota);
+        assert_eq!(outcomes.expect("merged"), [expected]);
+    }
+    let mut channel = channel.reopen();
+    assert_eq!((channel.head().version, tracked(channel.peers()).len()), (3, 2));
 }
 
 fn winners_stand_in_message_order(store: &Store) {
