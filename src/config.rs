@@ -268,8 +268,8 @@ settings! {
     redis_retry_max_ms: u64 = 5_000, TIME;
     /// How often nodes tell each other the digests of channels in use, in milliseconds, give or take a quarter.
     cluster_heartbeat_ms: u64 = 5_000, TIME;
-    /// How many channels are repaired at once.
-    cluster_repairs: usize = 4, 1..=256;
+    /// How many channels are repaired at once; 0 leaves nodes as different as they are, to show what repairs do.
+    cluster_repairs: usize = 4, 0..=256;
     /// How long another node may take for a page, in milliseconds.
     cluster_page_timeout_ms: u64 = 5_000, TIME;
     /// Whether /readyz answers 503 while other nodes cannot be heard.
