@@ -298,6 +298,7 @@ impl Channel {
 
     /// Tells other nodes what won of clients' updates, in messages of whole updates, and notes how the channel stands.
     fn publish(&mut self, bus: &Hub, pending: &[Pending], outcomes: &[Outcome]) {
+        let (is_heard, published) = (bus.is_heard(), self.published);
         let (mut changes, mut last) = (Vec::new(), 0);
         for (Pending { sender, update, .. }, outcome) in pending.iter().zip(outcomes) {
             let (Sender::Client(_), Outcome::Merged { version, winners }) = (sender, outcome) else {
@@ -306,21 +307,26 @@ impl Channel {
             if winners.is_empty() {
                 continue;
             }
-            let before = changes.len();
-            if before > 0 {
-                changes.push(b',');
-            }
-            update.write_json(winners, &mut changes);
-            if before > 0 && changes.len() > bus.max_update_bytes() {
-                let rest = changes.split_off(before);
-                bus.update(&self.name, &self.site_id, self.published, last, &changes);
-                self.published = last;
-                changes = rest[1..].to_vec();
+            if is_heard {
+                let before = changes.len();
+                if before > 0 {
+                    changes.push(b',');
+                }
+                update.write_json(winners, &mut changes);
+                if before > 0 && changes.len() > bus.limits().max_update_bytes {
+                    let rest = changes.split_off(before);
+                    bus.update(&self.name, &self.site_id, self.published, last, &changes);
+                    self.published = last;
+                    changes = rest[1..].to_vec();
+                }
             }
             last = *version;
         }
         if last > self.published {
-            bus.update(&self.name, &self.site_id, self.published, last, &changes);
+            // While nobody hears, it is a gap without the work.
+            if is_heard {
+                bus.update(&self.name, &self.site_id, self.published, last, &changes);
+            }
             self.published = last;
         }
         let Some(store) = &self.store else { return };
@@ -331,8 +337,9 @@ impl Channel {
             version: self.version,
             digest: store.head().digest,
             published: self.published,
+            heard: Vec::new(),
         };
-        bus.stands(state, self.heard.as_ref().filter(|_| has_heard));
+        bus.stands(state, self.heard.as_ref().filter(|_| has_heard), self.published > published);
     }
 
     /// Forgets, if it is time to, the peers that were not heard of for that long, in a commit of its own.

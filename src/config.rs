@@ -267,11 +267,25 @@ settings! {
     /// The longest pause before Redis is connected to again, in milliseconds.
     redis_retry_max_ms: u64 = 5_000, TIME;
     /// How often nodes tell each other the digests of channels in use, in milliseconds, give or take a quarter.
-    cluster_heartbeat_ms: u64 = 5_000, TIME;
+    cluster_heartbeat_ms: u64 = 2_000, TIME;
+    /// How often nodes tell each other the digests of all channels, in seconds, give or take a quarter.
+    cluster_walk_s: u64 = 3_600, 1..=31_536_000;
+    /// How long who comes for a channel waits for what other nodes have of it, in milliseconds; it is served what is there then, and the rest follows.
+    catch_up_timeout_ms: u64 = 2_000, 0..=600_000;
     /// How many channels are repaired at once; 0 leaves nodes as different as they are, to show what repairs do.
     cluster_repairs: usize = 4, 0..=256;
     /// How long another node may take for a page, in milliseconds.
     cluster_page_timeout_ms: u64 = 5_000, TIME;
+    /// How many pages are read at once for other nodes.
+    cluster_page_readers: usize = 2, 1..=256;
+    /// How many messages of digests, and how many questions for pages, of other nodes wait at once.
+    cluster_waiting: usize = 256, 1..=65_536;
+    /// How many other nodes are heard.
+    cluster_max_nodes: usize = 64, 1..=1_024;
+    /// How long a node counts in the replicated lag that is not heard any more, in seconds.
+    cluster_forget_s: u64 = 86_400, 1..=31_536_000;
+    /// Of how many channels it is remembered that they differ, agree, were compared or have to be repaired, in each case.
+    cluster_remembered_channels: usize = 100_000, SOME;
     /// Whether /readyz answers 503 while other nodes cannot be heard.
     ready_needs_bus: bool = false, ANY;
 

@@ -83,19 +83,28 @@ impl Readers {
         start: PageStart,
         limits: PageLimits,
     ) -> Result<(PageEncoder, PageEnd), StoreError> {
+        match self.with(channel, |reader| read_page(reader, start, limits)) {
+            // Nobody has sent it anything yet. If somebody does now, the cursor finds that out.
+            Err(StoreError::Missing { .. }) if !start.has_versions => {
+                let end = PageEnd { next: Position::default(), complete: 0, tail: Some(0) };
+                Ok((PageEncoder::default(), end))
+            }
+            page => page,
+        }
+    }
+
+    /// Reads something of the channel. May block on the disk.
+    pub fn with<T>(
+        &self,
+        channel: &Arc<str>,
+        read: impl FnOnce(&mut dyn ChannelReader) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
         let (idle, removals) = self.take_idle(channel);
         let mut reader = match idle {
             Some(reader) => reader,
-            None => match self.store.reader(channel) {
-                // Nobody has sent it anything yet. If somebody does now, the cursor finds that out.
-                Err(StoreError::Missing { .. }) if !start.has_versions => {
-                    let end = PageEnd { next: Position::default(), complete: 0, tail: Some(0) };
-                    return Ok((PageEncoder::default(), end));
-                }
-                opened => opened?,
-            },
+            None => self.store.reader(channel)?,
         };
-        let page = read_page(reader.as_mut(), start, limits)?;
+        let result = read(reader.as_mut())?;
         let mut state = self.state();
         let mut surplus = Some((channel.clone(), reader));
         if state.removals == removals {
@@ -105,7 +114,7 @@ impl Readers {
         drop(state);
         // Closing a handle may take a while: not under the lock.
         drop(surplus);
-        Ok(page)
+        Ok(result)
     }
 
     /// Closes the idle handles of a channel that was removed, and sees to it that no other handle of it is used again. To be

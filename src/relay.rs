@@ -124,11 +124,14 @@ impl Relay {
             max_reply_bytes: self.config.max_reply_bytes,
             max_bad_messages: self.config.max_bad_messages,
         };
+        let name: Arc<str> = channel.into();
+        if let Some(bus) = &self.bus {
+            bus.opened(&name).await;
+        }
         let stopping = || stopping(channel, "opening it");
         // Whoever drains has asked for all permits.
         let permit = self.members.clone().try_acquire_owned().map_err(|_| stopping())?;
         let outbox = Arc::new(Outbox::new(self.last_connection.fetch_add(1, Relaxed), limits));
-        let name: Arc<str> = channel.into();
         let shard = self.shards.of(channel).clone();
         let (joined, answer) = oneshot::channel();
         shard.send(Job::Join { channel: name.clone(), outbox: outbox.clone(), joined });

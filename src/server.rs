@@ -142,12 +142,13 @@ impl Server {
     /// Begins to serve clients over the store, and gives the relay; with a schema, they may change its tables only.
     pub fn open(&self, store: Arc<dyn ChangeStore>, schema: Option<Arc<Schema>>) -> io::Result<Arc<Relay>> {
         let (metrics, limits) = (self.metrics(), self.routes.limits.clone());
-        let hub = bus::hub(&self.config, schema.as_deref(), &metrics.bus);
+        let bus = bus::hub(&self.config, &metrics.bus);
+        let hub = bus.as_ref().map(|(hub, _)| hub.clone());
         let (config, work) = (self.config.clone(), self.work.clone());
-        let relay = Relay::start(config, schema, store.clone(), metrics, limits, hub.clone(), work);
+        let relay = Relay::start(config, schema, store.clone(), metrics, limits, hub, work);
         let relay = Arc::new(relay?);
-        if let Some(hub) = hub {
-            let bus = Bus::start(&self.config, hub, relay.clone(), store)?;
+        if let Some(bus) = bus {
+            let bus = Bus::start(&self.config, bus, relay.clone(), store)?;
             // Nobody else sets it.
             let _ = self.bus.set(bus);
         }

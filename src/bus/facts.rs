@@ -2,15 +2,15 @@
 
 use std::sync::Arc;
 
-use causeway_storage::{ChangeStore, Digest, Position, StoreError};
+use causeway_storage::{Digest, Position, StoreError};
 
 use super::heard::HeardOf;
 use super::hub::Hub;
-use super::message::{PageFacts, Pull, State};
+use super::message::{MAX_HEARD, PageFacts, Pull, State};
 use crate::outbox::PageStart;
-use crate::page::{PageLimits, read_page};
+use crate::page::{PageLimits, Readers, read_page};
 
-/// How a channel stands here, and what was heard of one other node; nothing at all if there is no such channel.
+/// How a channel stands here, and what was heard of other nodes; nothing at all if there is no such channel.
 #[derive(Clone, Debug, Default)]
 pub struct Facts {
     /// Its site id here.
@@ -19,59 +19,78 @@ pub struct Facts {
     pub version: u64,
     /// Its digest here.
     pub digest: Digest,
-    /// Up to which version the other node was heard.
-    pub heard: u64,
+    /// Up to which versions other nodes were heard.
+    pub heard: HeardOf,
 }
 
-/// Reads how a channel stands, and what was heard of the node where it has that site id.
-pub fn read(store: &dyn ChangeStore, channel: &str, site_id: &str) -> Result<Facts, StoreError> {
-    let mut reader = match store.reader(channel) {
-        Ok(reader) => reader,
-        Err(StoreError::Missing { .. }) => return Ok(Facts::default()),
-        Err(e) => return Err(e),
-    };
-    let heard = HeardOf::read(reader.as_mut())?.of(site_id);
-    let head = reader.head()?;
-    let site_id = Some(reader.site_id()?.into());
-    Ok(Facts { site_id, version: head.version, digest: head.digest, heard })
-}
-
-/// How a channel stands, to be told; `None` if there is nothing in it. Of one that is not in use, all is taken as published.
-pub fn state(store: &dyn ChangeStore, hub: &Hub, channel: &str) -> Result<Option<State>, StoreError> {
-    if let Some(active) = hub.active(channel) {
-        return Ok(Some(active.state));
+impl Facts {
+    /// How the channel stands, to be told. Of one that is not in use, all is taken as published.
+    pub fn state(&self, channel: &Arc<str>) -> State {
+        let Some(site_id) = &self.site_id else { return State::absent(channel.clone()) };
+        State {
+            channel: channel.clone(),
+            site_id: site_id.clone(),
+            version: self.version,
+            digest: self.digest,
+            published: self.version,
+            heard: self.heard.latest(MAX_HEARD),
+        }
     }
-    let facts = read(store, channel, "")?;
-    let state = |site_id| State {
-        channel: channel.into(),
-        site_id,
-        version: facts.version,
-        digest: facts.digest,
-        published: facts.version,
-    };
-    Ok(facts.site_id.filter(|_| facts.version > 0).map(state))
+}
+
+/// Reads how a channel stands.
+pub fn read(readers: &Readers, channel: &Arc<str>) -> Result<Facts, StoreError> {
+    let facts = readers.with(channel, |reader| {
+        let heard = HeardOf::read(reader)?;
+        let head = reader.head()?;
+        let site_id = Some(reader.site_id()?.into());
+        Ok(Facts { site_id, version: head.version, digest: head.digest, heard })
+    });
+    match facts {
+        Err(StoreError::Missing { .. }) => Ok(Facts::default()),
+        facts => facts,
+    }
+}
+
+/// How a channel stands, to be told.
+pub fn state(readers: &Readers, hub: &Hub, channel: &Arc<str>) -> Result<State, StoreError> {
+    // Bound first: the lock is not to be held while the store is read.
+    let active = hub.active().get(channel).filter(|active| active.heard.is_some()).cloned();
+    match active {
+        Some(active) => Ok(active.told()),
+        None => {
+            let mut state = read(readers, channel)?.state(channel);
+            if let Some(active) = hub.active().get(channel)
+                && active.state.site_id == state.site_id
+            {
+                state.published = active.state.published;
+            }
+            Ok(state)
+        }
+    }
 }
 
 /// The site id, the facts and the rows, as JSON, of the page that another node asks for. Where its question is of another
 /// database than the one there is, or of versions that this one does not have, it gets the first page.
 pub fn page(
-    store: &dyn ChangeStore,
+    readers: &Readers,
     pull: &Pull,
     limits: PageLimits,
 ) -> Result<(String, PageFacts, bytes::Bytes), StoreError> {
-    let mut reader = store.reader(&pull.channel)?;
-    let site_id = reader.site_id()?;
-    let is_ours = site_id == *pull.site_id
-        && pull.after.version <= reader.head()?.version
-        && pull.complete <= pull.after.version;
-    let (after, from) = if is_ours { (pull.after, pull.complete) } else { (Position::default(), 0) };
-    let start = PageStart { from: after, complete: from, has_versions: true };
-    let (page, end) = read_page(reader.as_mut(), start, limits)?;
-    let facts = PageFacts {
-        from,
-        complete: end.tail.unwrap_or(end.complete),
-        next: end.next,
-        is_last: end.tail.is_some(),
-    };
-    Ok((site_id, facts, page.into_changes()))
+    readers.with(&pull.channel, |reader| {
+        let site_id = reader.site_id()?;
+        let is_ours = site_id == *pull.site_id
+            && pull.after.version <= reader.head()?.version
+            && pull.complete <= pull.after.version;
+        let (after, from) = if is_ours { (pull.after, pull.complete) } else { (Position::default(), 0) };
+        let start = PageStart { from: after, complete: from, has_versions: true };
+        let (page, end) = read_page(reader, start, limits)?;
+        let facts = PageFacts {
+            from,
+            complete: end.tail.unwrap_or(end.complete),
+            next: end.next,
+            is_last: end.tail.is_some(),
+        };
+        Ok((site_id, facts, page.into_changes()))
+    })
 }

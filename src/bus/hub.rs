@@ -1,19 +1,18 @@
 //! What shards and the bus's own task share: shards tell what clients did, and how channels stand; nobody waits for anybody.
 
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::time::Instant;
+use foldhash::fast::RandomState;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, timeout};
 
+use super::active::ActiveChannels;
 use super::heard::HeardOf;
 use super::mailbox::Mailbox;
 use super::message::{Identity, State, Topic};
 use crate::metrics::BusMetrics;
-
-/// Signs of gaps that wait for the bus's task. What is dropped beyond it, the next digest shows.
-const MAX_MISSED: usize = 10_000;
 
 /// See the module.
 #[derive(Debug)]
@@ -24,21 +23,14 @@ pub struct Hub {
     pub outgoing: Mailbox,
     /// What is counted.
     pub metrics: BusMetrics,
-    max_update_bytes: usize,
-    max_active: usize,
-    active: Mutex<HashMap<Arc<str>, Active>>,
+    limits: HubLimits,
+    active: Mutex<ActiveChannels>,
     missed: Mutex<Vec<Missed>>,
-    up: AtomicBool,
-}
-
-/// A channel that was written a while ago.
-#[derive(Clone, Debug)]
-pub struct Active {
-    /// How it stands.
-    pub state: State,
-    /// What was heard of other nodes; `None` if that is not known here.
-    pub heard: Option<HeardOf>,
-    written: Instant,
+    /// Channels that were compared with all nodes since they can be heard.
+    compared: Mutex<HashSet<Arc<str>, RandomState>>,
+    opened: mpsc::UnboundedSender<Opened>,
+    others: watch::Sender<Vec<Arc<str>>>,
+    link: watch::Sender<Link>,
 }
 
 /// Something that another node sent is not here.
@@ -54,70 +46,96 @@ pub struct Missed {
     pub version: u64,
 }
 
+/// How it is with Redis.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Link {
+    /// It was not tried yet.
+    Starting,
+    /// Other nodes can be heard.
+    Up,
+    /// They cannot.
+    Down,
+}
+
+/// The bounds of what a hub remembers.
+#[derive(Clone, Copy, Debug)]
+pub struct HubLimits {
+    /// How large a message of changes may become that could be two, in bytes.
+    pub max_update_bytes: usize,
+    /// Channels that were written a while ago.
+    pub max_active: usize,
+    /// Signs of gaps that wait, and channels that were compared. What is dropped beyond it, the next digest shows.
+    pub max_remembered: usize,
+    /// How long a channel's first client waits for what other nodes have.
+    pub catch_up_timeout: Duration,
+}
+
+/// A channel that somebody has come for, and where it is said that it has what other nodes have.
+pub type Opened = (Arc<str>, oneshot::Sender<()>);
+
 impl Hub {
-    /// The hub of a node. Messages of changes have about `max_update_bytes`; at most `max_active` channels are remembered.
+    /// The hub of a node, and where it says which channels are opened.
     pub fn new(
         identity: Identity,
         outgoing: Mailbox,
-        max_update_bytes: usize,
-        max_active: usize,
+        limits: HubLimits,
         metrics: BusMetrics,
-    ) -> Self {
-        Hub {
+    ) -> (Self, mpsc::UnboundedReceiver<Opened>) {
+        let (opened, openings) = mpsc::unbounded_channel();
+        let hub = Hub {
             identity,
             outgoing,
             metrics,
-            max_update_bytes,
-            max_active,
-            active: Mutex::default(),
+            limits,
+            active: Mutex::new(ActiveChannels::new(limits.max_active)),
             missed: Mutex::default(),
-            up: AtomicBool::new(false),
-        }
+            compared: Mutex::default(),
+            opened,
+            others: watch::Sender::new(Vec::new()),
+            link: watch::Sender::new(Link::Starting),
+        };
+        (hub, openings)
     }
 
-    /// How large a message of changes may become that could be two, in bytes.
-    pub fn max_update_bytes(&self) -> usize {
-        self.max_update_bytes
+    /// What bounds it.
+    pub fn limits(&self) -> &HubLimits {
+        &self.limits
     }
 
-    /// Tells all nodes what clients did; `changes` are JSON with commas between them.
+    /// Tells the other nodes what clients did; `changes` are JSON with commas between them.
     pub fn update(&self, channel: &str, site_id: &str, from: u64, version: u64, changes: &[u8]) {
-        // While nobody hears, it is a gap without the work.
-        let told = self.is_up()
-            && self.outgoing.push(Topic::All, self.identity.update(channel, site_id, from, version, changes));
-        if !told {
+        let message = self.identity.update(channel, site_id, from, version, changes);
+        if !self.outgoing.push(Topic::Others, message) {
             self.metrics.dropped_outgoing(1);
         }
     }
 
-    /// A commit has left a channel so; `heard` if it has changed what was heard.
-    pub fn stands(&self, state: State, heard: Option<&HeardOf>) {
-        let mut active = lock(&self.active);
-        let written = Instant::now();
-        if let Some(known) = active.get_mut(&state.channel) {
-            // Another database under the same name has heard other nodes anew.
-            if known.state.site_id != state.site_id {
-                known.heard = None;
-            }
-            (known.state, known.written) = (state, written);
-            if let Some(heard) = heard {
-                known.heard = Some(heard.clone());
-            }
-        } else if active.len() < self.max_active {
-            active.insert(state.channel.clone(), Active { state, heard: heard.cloned(), written });
-        }
+    /// Whether there is a node that hears what is published.
+    pub fn is_heard(&self) -> bool {
+        self.is_up() && !self.others.borrow().is_empty()
+    }
+
+    /// A commit has left a channel so; `heard` if it has changed what was heard, and whether it has published something.
+    pub fn stands(&self, state: State, heard: Option<&HeardOf>, has_published: bool) {
+        lock(&self.active).stands(state, heard, has_published, Instant::now());
+    }
+
+    /// The channels that were written a while ago.
+    pub fn active(&self) -> MutexGuard<'_, ActiveChannels> {
+        lock(&self.active)
     }
 
     /// How a channel stands is not known any more.
     pub fn forget(&self, channel: &str) {
-        lock(&self.active).remove(channel);
+        lock(&self.active).forget(channel);
+        lock(&self.compared).remove(channel);
     }
 
     /// Something that another node sent is not here.
     pub fn missed(&self, channel: &Arc<str>, node: &Arc<str>, site_id: &str, version: u64) {
         self.metrics.gap();
         let mut missed = lock(&self.missed);
-        if missed.len() < MAX_MISSED {
+        if missed.len() < self.limits.max_remembered {
             let (channel, node) = (channel.clone(), node.clone());
             missed.push(Missed { channel, node, site_id: site_id.into(), version });
         }
@@ -128,29 +146,53 @@ impl Hub {
         std::mem::take(&mut lock(&self.missed))
     }
 
-    /// A channel, if it was written a while ago.
-    pub fn active(&self, channel: &str) -> Option<Active> {
-        lock(&self.active).get(channel).cloned()
+    /// Waits until a channel that somebody comes for has what other nodes have that can be heard, if it was not compared
+    /// since they can be. Not for ever: what is not there in time follows.
+    pub async fn opened(&self, channel: &Arc<str>) {
+        let catch_up = async {
+            let mut link = self.link.subscribe();
+            let Ok(link) = link.wait_for(|link| *link != Link::Starting).await.map(|link| *link) else {
+                return;
+            };
+            if link == Link::Down || lock(&self.compared).contains(channel) {
+                return;
+            }
+            let (done, caught_up) = oneshot::channel();
+            // With the bus gone nobody waits: the sender is dropped.
+            let _ = self.opened.send((channel.clone(), done));
+            let _ = caught_up.await;
+        };
+        // Too late is said where it is known what was waited for.
+        let _ = timeout(self.limits.catch_up_timeout, catch_up).await;
     }
 
-    /// How the channels stand that were written in that time; the others are forgotten.
-    pub fn active_states(&self, for_the_last: Duration) -> Vec<State> {
-        let mut active = lock(&self.active);
-        active.retain(|_, active| active.written.elapsed() <= for_the_last);
-        active.values().map(|active| active.state.clone()).collect()
+    /// A channel has been compared with the nodes that can be heard.
+    pub fn compared(&self, channel: Arc<str>) {
+        let mut compared = lock(&self.compared);
+        if compared.len() >= self.limits.max_remembered {
+            // Each costs its next client a comparison.
+            compared.clear();
+        }
+        compared.insert(channel);
+    }
+
+    /// The other nodes that are heard; whom to hear besides.
+    pub fn others(&self) -> &watch::Sender<Vec<Arc<str>>> {
+        &self.others
     }
 
     /// Whether other nodes can be heard.
     pub fn is_up(&self) -> bool {
-        self.up.load(Relaxed)
+        *self.link.borrow() == Link::Up
     }
 
     /// Other nodes can be heard, or not any more. What waited for them is dropped.
     pub fn set_up(&self, up: bool) {
-        self.up.store(up, Relaxed);
         if !up {
             self.metrics.dropped_outgoing(self.outgoing.clear());
+            lock(&self.compared).clear();
         }
+        self.link.send_replace(if up { Link::Up } else { Link::Down });
     }
 }
 

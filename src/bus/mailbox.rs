@@ -73,6 +73,11 @@ impl Mailbox {
         self.arrived.notified().await;
     }
 
+    /// How many bytes may wait.
+    pub fn max_bytes(&self) -> usize {
+        self.max_bytes
+    }
+
     /// Bytes that wait.
     pub fn bytes(&self) -> usize {
         self.lock().bytes

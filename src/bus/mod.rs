@@ -3,10 +3,10 @@
 //! | file | what it does |
 //! | --- | --- |
 //! | this one | the thread that all of it but the shards' part runs on |
-//! | [`hub`] | what shards and that thread share |
+//! | [`hub`], [`active`] | what shards and that thread share; of it, how channels stand |
 //! | [`message`] | what nodes tell each other, as JSON |
 //! | [`mailbox`] | messages that wait, bounded in bytes |
-//! | [`heard`] | what was heard of which node |
+//! | [`heard`], [`peers`] | what a channel has heard of its peers; which nodes there are |
 //! | [`repair`], [`random`] | which channels are repaired, and when |
 //! | [`task`], [`facts`] | messages, repairs and heartbeats put together; what they read of the store |
 //! | [`redis`] | the connections to Redis |
@@ -14,34 +14,36 @@
 //! Redis may lose messages, and be away: it carries hints. What a node has to have is found out by comparing digests, and got
 //! from the other node's store, a page at a time.
 
+pub mod active;
 pub mod facts;
 pub mod heard;
 pub mod hub;
 pub mod mailbox;
 pub mod message;
+pub mod peers;
 pub mod random;
 pub mod redis;
 pub mod repair;
 pub mod task;
 
-use std::fmt::Write;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
-use causeway_storage::{ChangeStore, Schema};
-use ring::digest::{SHA256, digest};
-use tokio::sync::watch;
+use causeway_storage::ChangeStore;
+use causeway_storage::store::new_site_id;
+use tokio::sync::{mpsc, watch};
 
 use crate::config::Config;
 use crate::metrics::BusMetrics;
 use crate::relay::Relay;
-use hub::Hub;
+use hub::{Hub, HubLimits, Opened};
 use mailbox::Mailbox;
 use message::Identity;
 
-/// Threads that read the store for other nodes, and for comparing.
-const READING_THREADS: usize = 4;
+/// Threads that read the store for comparing, beside those that read pages for other nodes.
+const COMPARING_THREADS: usize = 3;
 
 /// The bus at work, until it is stopped.
 #[derive(Debug)]
@@ -50,43 +52,44 @@ pub struct Bus {
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
-/// What shards tell, of a node that has a name; `None` if the server is alone.
-pub fn hub(config: &Config, schema: Option<&Schema>, metrics: &BusMetrics) -> Option<Arc<Hub>> {
+/// What shards tell, of a node that has a name, and which channels are opened; `None` if the server is alone.
+pub fn hub(config: &Config, metrics: &BusMetrics) -> Option<(Arc<Hub>, mpsc::UnboundedReceiver<Opened>)> {
     let node = config.node.as_ref().filter(|_| config.redis.is_some())?;
-    let schema = schema.map_or_else(String::new, |schema| {
-        let tables = format!("{:?} {:?}", schema.key_format(), schema.tables());
-        hex(&digest(&SHA256, tables.as_bytes()).as_ref()[..16])
-    });
-    let boot = causeway_storage::store::new_site_id();
-    let identity = Identity::new(node, &boot, &schema);
+    let identity = Identity::new(node, &new_site_id());
     // Pages have to get through beside what clients do.
     let outgoing = Mailbox::new(config.bus_queue_bytes.max(4 * config.page_max_bytes));
-    let max_update_bytes = config.page_max_bytes;
-    Some(Arc::new(Hub::new(identity, outgoing, max_update_bytes, config.max_open_channels, metrics.clone())))
+    let limits = HubLimits {
+        max_update_bytes: config.page_max_bytes,
+        max_active: config.max_open_channels,
+        max_remembered: config.cluster_remembered_channels,
+        catch_up_timeout: Duration::from_millis(config.catch_up_timeout_ms),
+    };
+    let (hub, opened) = Hub::new(identity, outgoing, limits, metrics.clone());
+    Some((Arc::new(hub), opened))
 }
 
 impl Bus {
     /// Starts what hears and tells, on a thread of its own: decoding large messages delays no client.
     pub fn start(
         config: &Config,
-        hub: Arc<Hub>,
+        (hub, opened): (Arc<Hub>, mpsc::UnboundedReceiver<Opened>),
         relay: Arc<Relay>,
         store: Arc<dyn ChangeStore>,
     ) -> io::Result<Self> {
         let session = redis::Settings::new(config, &hub).map_err(io::Error::other)?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
-            .max_blocking_threads(READING_THREADS)
+            .max_blocking_threads(config.cluster_page_readers + COMPARING_THREADS)
             .build()?;
         let (stop, stopped) = watch::channel(false);
         let inbox = Arc::new(Mailbox::new(config.bus_inbox_bytes));
         let limits = task::TaskLimits::from(config);
         let run = move || {
             runtime.block_on(async {
-                let (connected, connections) = tokio::sync::mpsc::channel(1);
+                let (connected, connections) = mpsc::channel(1);
                 let task = task::Task::new(hub.clone(), relay, store, inbox.clone(), limits);
                 tokio::select! {
-                    () = task.run(connections) => {}
+                    () = task.run(connections, opened) => {}
                     () = redis::run(session, hub.clone(), inbox, connected, stopped) => {}
                 }
                 hub.set_up(false);
@@ -105,11 +108,4 @@ impl Bus {
             tracing::error!("the bus has panicked");
         }
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut hex, byte| {
-        let _ = write!(hex, "{byte:02x}");
-        hex
-    })
 }

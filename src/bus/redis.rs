@@ -33,7 +33,8 @@ pub struct Settings {
     server: ConnectionInfo,
     all: String,
     node_prefix: String,
-    own: String,
+    others_prefix: String,
+    node: Arc<str>,
     timeout: Duration,
     retry_max_ms: u64,
 }
@@ -49,16 +50,23 @@ impl Settings {
         Ok(Settings {
             server: server.set_redis_settings(redis),
             all: format!("{prefix}:all"),
-            own: format!("{node_prefix}{}", hub.identity.node),
+            others_prefix: format!("{prefix}:by:"),
+            node: hub.identity.node.clone(),
             node_prefix,
             timeout: Duration::from_millis(config.redis_timeout_ms),
             retry_max_ms: config.redis_retry_max_ms,
         })
     }
 
+    /// What a node publishes for all others.
+    fn of(&self, node: &str) -> String {
+        format!("{}{node}", self.others_prefix)
+    }
+
     fn topic(&self, topic: &Topic) -> String {
         match topic {
             Topic::All => self.all.clone(),
+            Topic::Others => self.of(&self.node),
             Topic::Node(node) => format!("{}{node}", self.node_prefix),
         }
     }
@@ -112,9 +120,10 @@ async fn session(
         .set_connection_timeout(Some(settings.timeout))
         .set_response_timeout(Some(settings.timeout));
     let hears = base.clone().set_push_sender(hear(hub.clone(), inbox.clone(), lost.clone()));
+    let own = Topic::Node(settings.node.clone());
     let connect = async {
         let mut listener = client.get_multiplexed_async_connection_with_config(&hears).await?;
-        listener.subscribe(&[&settings.all, &settings.own]).await?;
+        listener.subscribe(&[settings.topic(&Topic::All), settings.topic(&own)]).await?;
         let publisher = client.get_multiplexed_async_connection_with_config(&base).await?;
         Ok::<_, RedisError>((listener, publisher))
     };
@@ -126,15 +135,29 @@ async fn session(
     tracing::info!("Redis is there: other nodes can be heard");
     // One word that nobody has taken yet is as good as two.
     let _ = connected.try_send(());
+    // Those that are known from before, at once.
+    let (mut others, mut heard) = (hub.others().subscribe(), Vec::new());
+    others.mark_changed();
     let mut ping = tokio::time::interval(settings.timeout);
     loop {
         tokio::select! {
             biased;
             () = lost.notified() => return Err(std::io::Error::from(std::io::ErrorKind::ConnectionReset).into()),
             _ = stopped.wait_for(|stop| *stop) => {
+                hub.outgoing.push(Topic::All, hub.identity.bye());
                 // What does not leave in time is repaired when this node is back.
                 let _ = timeout(LAST_WORDS, publish(settings, hub, &mut publisher)).await;
                 return Ok(());
+            }
+            Ok(()) = others.changed() => {
+                let nodes = others.borrow_and_update().clone();
+                for node in nodes.iter().filter(|node| !heard.contains(*node)) {
+                    listener.subscribe(settings.of(node)).await?;
+                }
+                for node in heard.iter().filter(|node| !nodes.contains(*node)) {
+                    listener.unsubscribe(settings.of(node)).await?;
+                }
+                heard = nodes;
             }
             () = hub.outgoing.arrived() => publish(settings, hub, &mut publisher).await?,
             // A connection whose other end is gone, or hangs, says nothing.

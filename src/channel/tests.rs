@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use serde_json::{Value as Json, json};
 
 use super::*;
+use crate::bus::hub::HubLimits;
 use crate::bus::mailbox::Mailbox;
 use crate::bus::message::{Body, Identity};
 use crate::outbox::{OutboxLimits, Taken};
@@ -330,15 +331,22 @@ fn peers_that_are_not_heard_of_again_are_forgotten() {
 /// A node's hub, whose messages nobody takes away.
 fn hub() -> Arc<Hub> {
     let metrics = Metrics::default().bus.clone();
-    let hub = Hub::new(Identity::new("a", "1", ""), Mailbox::new(1 << 20), 100, 10, metrics);
+    let limits = HubLimits {
+        max_update_bytes: 100,
+        max_active: 10,
+        max_remembered: 10,
+        catch_up_timeout: Duration::from_secs(1),
+    };
+    let (hub, _) = Hub::new(Identity::new("a", "1"), Mailbox::new(1 << 20), limits, metrics);
     hub.set_up(true);
+    hub.others().send_replace(vec!["b".into()]);
     Arc::new(hub)
 }
 
 /// What was published, as another node hears it: `from`, version, changes.
 fn published(hub: &Hub) -> Vec<(u64, u64, usize)> {
     let hear = |(_, message): (_, bytes::Bytes)| {
-        let heard = Identity::new("b", "2", "").decode(&mut message.to_vec(), 1 << 20).unwrap();
+        let heard = Identity::new("b", "2").decode(&mut message.to_vec(), 1 << 20).unwrap();
         match heard.body {
             Body::Update { from, update, .. } => (from, update.version, update.len()),
             other => panic!("{other:?}"),
@@ -350,8 +358,8 @@ fn published(hub: &Hub) -> Vec<(u64, u64, usize)> {
 /// An update of node `b`, whose channel has the site id `B`.
 fn of_node(from: u64, version: u64, writes: &[Write]) -> Pending {
     let changes: Vec<_> = writes.iter().map(|(row, clock)| change(*row, *clock).to_string()).collect();
-    let message = Identity::new("b", "2", "").update("c", "B", from, version, changes.join(",").as_bytes());
-    match Identity::new("a", "1", "").decode(&mut message.to_vec(), 1 << 20).unwrap().body {
+    let message = Identity::new("b", "2").update("c", "B", from, version, changes.join(",").as_bytes());
+    match Identity::new("a", "1").decode(&mut message.to_vec(), 1 << 20).unwrap().body {
         Body::Update { from, update, .. } => {
             let sender = Sender::Node { node: "b".into(), from, merged: None };
             Pending { sender, update, received: Instant::now() }
@@ -383,7 +391,7 @@ fn clients_updates_are_published_in_messages_of_whole_updates() {
     assert_eq!(published(&hub), [(0, 2, 3), (2, 4, 3)]);
     house.commit(&[(0, 9, &[(1, 2)])]);
     assert_eq!(published(&hub), [(4, 5, 1)]);
-    let stands = hub.active("c").unwrap().state;
+    let stands = hub.active().get("c").unwrap().state.clone();
     let head = house.store.reader("c").unwrap().head().unwrap();
     assert_eq!((stands.version, stands.published, stands.digest), (5, 5, head.digest));
 }

@@ -1,19 +1,28 @@
 //! What is counted of the bus. Without one, all of it stays 0.
 
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::registry::Registry;
+use prometheus_client::registry::{Registry, Unit};
 
-use super::labels::{OutcomeLabel, ReasonLabel};
+use super::labels::{NodeLabel, OutcomeLabel, ReasonLabel, RepairLabel};
 use super::register::{byte_gauge, counter, gauge};
 
 /// Why messages of others were not heard: the names of `bus::message::Unheard`, and what has no room.
 const IGNORED: [&str; 7] =
-    ["malformed", "too_large", "other_protocol", "other_schema", "namesake", "no_room", "unknown_change"];
+    ["malformed", "too_large", "other_protocol", "namesake", "too_many_nodes", "no_room", "unknown_change"];
+
+/// Why repairs are wanted: the names of `bus::repair::Cause`.
+const CAUSES: [&str; 2] = ["behind", "differs"];
 
 /// How repairs end.
 const OUTCOMES: [&str; 4] = ["done", "needless", "failed", "timeout"];
+
+/// How it ends that a channel is compared as a client comes.
+const OPENINGS: [&str; 2] = ["caught_up", "timeout"];
 
 /// See the module.
 #[derive(Clone, Debug)]
@@ -28,17 +37,39 @@ pub struct BusMetrics {
     gaps: Counter,
     pages: Counter,
     ignored: Family<ReasonLabel, Counter>,
-    repairs: Family<OutcomeLabel, Counter>,
+    repairs: Family<RepairLabel, Counter>,
+    openings: Family<OutcomeLabel, Counter>,
+    nodes: Gauge,
+    lag_seconds: Family<NodeLabel, Gauge<f64, AtomicU64>>,
+    lag_versions: Family<NodeLabel, Gauge>,
 }
 
 impl BusMetrics {
     pub(super) fn new(r: &mut Registry) -> Self {
         let ignored = Family::<ReasonLabel, Counter>::default();
         r.register("bus_ignored", "Messages on the bus that were not heard, by reason", ignored.clone());
-        let repairs = Family::<OutcomeLabel, Counter>::default();
-        r.register("bus_repairs", "Repairs of a channel with another node, by outcome", repairs.clone());
+        let repairs = Family::<RepairLabel, Counter>::default();
+        r.register(
+            "bus_repairs",
+            "Repairs of a channel with another node, by cause and outcome",
+            repairs.clone(),
+        );
+        let openings = Family::<OutcomeLabel, Counter>::default();
+        r.register(
+            "bus_openings",
+            "Channels that were compared as a client came, by outcome",
+            openings.clone(),
+        );
+        let (lag_seconds, lag_versions) = (Family::default(), Family::default());
+        let help = "For how long a node has not confirmed something that was published";
+        r.register_with_unit("bus_replicated_lag", help, Unit::Seconds, lag_seconds.clone());
+        let help = "Versions that a node has not confirmed, of the channel with the most";
+        r.register("bus_replicated_lag_versions", help, lag_versions.clone());
         IGNORED.iter().for_each(|reason| drop(ignored.get_or_create(&ReasonLabel { reason })));
-        OUTCOMES.iter().for_each(|outcome| drop(repairs.get_or_create(&OutcomeLabel { outcome })));
+        for cause in CAUSES {
+            OUTCOMES.iter().for_each(|outcome| drop(repairs.get_or_create(&RepairLabel { cause, outcome })));
+        }
+        OPENINGS.iter().for_each(|outcome| drop(openings.get_or_create(&OutcomeLabel { outcome })));
         BusMetrics {
             up: gauge(r, "bus_up", "1 if other nodes can be told and heard"),
             queue: byte_gauge(r, "bus_queue", "What waits to be published"),
@@ -55,19 +86,32 @@ impl BusMetrics {
             pages: counter(r, "bus_pages", "Pages that were read for other nodes"),
             ignored,
             repairs,
+            openings,
+            nodes: gauge(r, "bus_nodes", "Other nodes that are heard"),
+            lag_seconds,
+            lag_versions,
         }
     }
 
-    /// Whether other nodes can be heard.
-    pub fn up(&self, up: bool) {
+    /// Whether other nodes can be heard, how much waits, and how many repairs there are.
+    pub fn now(&self, up: bool, queue_bytes: usize, wanted: usize, running: usize) {
         self.up.set(up.into());
-    }
-
-    /// How much waits, and how many repairs there are.
-    pub fn now(&self, queue_bytes: usize, wanted: usize, running: usize) {
         self.queue.set(queue_bytes as i64);
         self.repairs_wanted.set(wanted as i64);
         self.repairs_running.set(running as i64);
+    }
+
+    /// How many other nodes are heard, and how far each of those that are counted on is behind.
+    pub fn nodes<'n>(&self, live: usize, lags: impl Iterator<Item = (&'n str, (Duration, u64))>) {
+        self.nodes.set(live as i64);
+        // Of nodes that are forgotten nothing is to stay.
+        self.lag_seconds.clear();
+        self.lag_versions.clear();
+        for (node, (time, versions)) in lags {
+            let label = NodeLabel { node: node.to_owned() };
+            self.lag_seconds.get_or_create(&label).set(time.as_secs_f64());
+            self.lag_versions.get_or_create(&label).set(versions as i64);
+        }
     }
 
     /// Messages were published.
@@ -101,7 +145,12 @@ impl BusMetrics {
     }
 
     /// A repair has come to its end, or to nothing.
-    pub fn repair(&self, outcome: &'static str) {
-        self.repairs.get_or_create(&OutcomeLabel { outcome }).inc();
+    pub fn repair(&self, cause: &'static str, outcome: &'static str) {
+        self.repairs.get_or_create(&RepairLabel { cause, outcome }).inc();
+    }
+
+    /// A channel that a client came for was compared with other nodes.
+    pub fn opening(&self, outcome: &'static str) {
+        self.openings.get_or_create(&OutcomeLabel { outcome }).inc();
     }
 }

@@ -119,7 +119,15 @@ impl Cluster {
             ("redis-timeout-ms", "1000"),
             ("cluster-page-timeout-ms", "1000"),
         ];
-        self.place.at(node).serve_with(&[&cluster, settings].concat())
+        let is_set = |name: &str| settings.iter().any(|(other, _)| *other == name);
+        let rest: Vec<_> = cluster.into_iter().filter(|(name, _)| !is_set(name)).collect();
+        self.place.at(node).serve_with(&[&rest, settings].concat())
+    }
+
+    /// Runs a command beside a node.
+    pub fn run(&self, node: &str, args: &[&str]) {
+        let finished = self.place.at(node).run(args);
+        assert_eq!(finished.code, Some(0), "{}", finished.stderr);
     }
 
     /// The digest of the channel at a node, and its cells; nothing if there is no such channel.

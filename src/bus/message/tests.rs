@@ -1,10 +1,11 @@
 use super::*;
+use bytes::Bytes;
 use proptest::prelude::*;
 
 const MAX: usize = 1 << 20;
 
 fn nodes() -> (Identity, Identity) {
-    (Identity::new("a", "1", "s"), Identity::new("b", "2", "s"))
+    (Identity::new("a", "1"), Identity::new("b", "2"))
 }
 
 /// What `b` makes of what `a` says.
@@ -33,9 +34,17 @@ fn what_one_says_the_other_hears() {
             version: n,
             digest: Digest(u128::MAX - u128::from(n)),
             published: n / 2,
+            heard: (0..n).map(|n| (n.to_string().into(), n)).collect(),
         })
+        .chain([State::absent("none".into())])
         .collect();
-    assert!(matches!(heard(|a| a.states(&states)), Body::States(heard) if heard == states));
+    for asks in [false, true] {
+        let Body::States { states: heard, ask } = heard(|a| a.states(&states, asks)) else {
+            panic!("states")
+        };
+        assert_eq!((heard, ask), (states.clone(), asks));
+    }
+    assert!(matches!(heard(Identity::bye), Body::Bye));
     let pull = Pull {
         id: 7,
         channel: "c".into(),
@@ -59,10 +68,8 @@ fn what_one_says_the_other_hears() {
 fn a_node_does_not_hear_itself_and_believes_only_its_like() {
     let (a, _) = nodes();
     assert_eq!(a.decode(&mut a.hello().to_vec(), MAX).unwrap_err(), Unheard::Own);
-    let namesake = Identity::new("a", "3", "s").decode(&mut a.hello().to_vec(), MAX).unwrap();
+    let namesake = Identity::new("a", "3").decode(&mut a.hello().to_vec(), MAX).unwrap();
     assert_eq!((&*namesake.node, &*namesake.boot), ("a", "1"));
-    let other = Identity::new("b", "2", "z").decode(&mut a.hello().to_vec(), MAX).unwrap_err();
-    assert_eq!(other, Unheard::OtherSchema { node: "a".into() });
     let newer = refused(r#"{"v":2,"node":"a","boot":["of","another","shape"]}"#);
     assert_eq!(newer, Unheard::OtherProtocol { node: "a".into(), version: 2 });
     let large = nodes().1.decode(&mut a.hello().to_vec(), 10).unwrap_err();
@@ -71,7 +78,7 @@ fn a_node_does_not_hear_itself_and_believes_only_its_like() {
 
 #[test]
 fn what_does_not_fit_is_malformed() {
-    let head = r#""v":1,"node":"a","boot":"1","schema":"s""#;
+    let head = r#""v":1,"node":"a","boot":"1""#;
     let changes = format!(r#""channel":"c","siteId":"S","version":2,"changes":[{CHANGE}]"#);
     for text in [
         "".to_owned(),
@@ -80,11 +87,11 @@ fn what_does_not_fit_is_malformed() {
         "{}".to_owned(),
         format!("{{{head}}}"),
         format!(r#"{{{head},"type":"other"}}"#),
-        r#"{"v":1,"node":"a b","boot":"1","schema":"s","type":"hello"}"#.to_owned(),
-        r#"{"v":1,"node":"a","boot":"","schema":"s","type":"hello"}"#.to_owned(),
-        format!(r#"{{{head},"type":"state","states":[["c","S",1,"00",0]]}}"#),
-        format!(r#"{{{head},"type":"state","states":[["","S",1,"{:032}",0]]}}"#, 0),
-        format!(r#"{{{head},"type":"state","states":[["c","S",9007199254740992,"{:032}",0]]}}"#, 0),
+        r#"{"v":1,"node":"a b","boot":"1","type":"hello"}"#.to_owned(),
+        r#"{"v":1,"node":"a","boot":"","type":"hello"}"#.to_owned(),
+        format!(r#"{{{head},"type":"state","states":[["c","S",1,"00",0,[]]]}}"#),
+        format!(r#"{{{head},"type":"state","states":[["","S",1,"{:032}",0,[]]]}}"#, 0),
+        format!(r#"{{{head},"type":"state","states":[["c","S",9007199254740992,"{:032}",0,[]]]}}"#, 0),
         format!(r#"{{{head},"type":"update",{changes}}}"#),
         format!(r#"{{{head},"type":"update","from":2,{changes}}}"#),
         format!(r#"{{{head},"type":"update","from":-1,{changes}}}"#),
@@ -96,14 +103,20 @@ fn what_does_not_fit_is_malformed() {
         ),
         format!(r#"{{{head},"type":"page","id":1,"from":1,"at":[1],"last":true,{changes}}}"#),
         format!(r#"{{{head},"type":"pull","id":1,"from":1,"channel":"c","siteId":"S"}}"#),
+        format!(r#"{{{head},"type":"state","states":[["c","S",1,"{:032}",0]]}}"#, 0),
+        format!(r#"{{{head},"type":"state","states":[["c","S",1,"{:032}",0,[["",1]]]]}}"#, 0),
         "[".repeat(100_000),
     ] {
         let shown = &text[..text.len().min(200)];
         assert!(matches!(refused(&text), Unheard::Malformed { .. }), "{shown}");
     }
-    let state = format!(r#"["c","S",1,"{:032}",0]"#, 0);
+    let state = format!(r#"["c","S",1,"{:032}",0,[]]"#, 0);
     let many = vec![state; MAX_CHANNELS + 1].join(",");
     let many = refused(&format!(r#"{{{head},"type":"state","states":[{many}]}}"#));
+    assert!(matches!(many, Unheard::Malformed { .. }));
+    let many = vec![r#"["S",1]"#; MAX_HEARD + 1].join(",");
+    let many =
+        refused(&format!(r#"{{{head},"type":"state","states":[["c","S",1,"{:032}",0,[{many}]]]}}"#, 0));
     assert!(matches!(many, Unheard::Malformed { .. }));
 }
 
