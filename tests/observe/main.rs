@@ -25,7 +25,11 @@ fn repository(path: &str) -> String {
 
 /// A server that has had every kind of traffic that brings a metric: a channel in use, one that is corrupt.
 fn used_server() -> Server {
-    let server = Server::start("sqlite");
+    used(Server::start("sqlite"))
+}
+
+/// The same of a server that runs.
+fn used(server: Server) -> Server {
     let (mut client, mut other) = (server.connect("list"), server.connect("list"));
     client.update(1, &[cell("k", "c", "v", 1)]);
     other.recv_type("update");
