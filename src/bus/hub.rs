@@ -81,6 +81,7 @@ impl Hub {
         limits: HubLimits,
         metrics: BusMetrics,
     ) -> (Self, mpsc::UnboundedReceiver<Opened>) {
+        metrics.enabled();
         let (opened, openings) = mpsc::unbounded_channel();
         let hub = Hub {
             identity,

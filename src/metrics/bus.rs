@@ -27,6 +27,7 @@ const OPENINGS: [&str; 2] = ["caught_up", "timeout"];
 /// See the module.
 #[derive(Clone, Debug)]
 pub struct BusMetrics {
+    enabled: Gauge,
     up: Gauge,
     queue: Gauge,
     repairs_running: Gauge,
@@ -71,6 +72,7 @@ impl BusMetrics {
         }
         OPENINGS.iter().for_each(|outcome| drop(openings.get_or_create(&OutcomeLabel { outcome })));
         BusMetrics {
+            enabled: gauge(r, "bus_enabled", "1 if this server is a node of a cluster"),
             up: gauge(r, "bus_up", "1 if other nodes can be told and heard"),
             queue: byte_gauge(r, "bus_queue", "What waits to be published"),
             repairs_running: gauge(r, "bus_repairs_running", "Repairs that are under way"),
@@ -91,6 +93,11 @@ impl BusMetrics {
             lag_seconds,
             lag_versions,
         }
+    }
+
+    /// This server is a node of a cluster.
+    pub fn enabled(&self) {
+        self.enabled.set(1);
     }
 
     /// Whether other nodes can be heard, how much waits, and how many repairs there are.

@@ -2,7 +2,7 @@
 
 use crate::exposition::Scrape;
 use crate::promql::{Query, parse};
-use crate::{repository, used_server};
+use crate::{repository, used_scrape};
 use causeway::config::Config;
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -75,7 +75,7 @@ fn collect<'v>(value: &'v Value, key: &str, found: &mut Vec<&'v Value>) {
 
 #[test]
 fn the_dashboard_asks_for_what_there_is() {
-    let scrape = Scrape::of(&used_server());
+    let scrape = used_scrape();
     let dashboard: Value = serde_json::from_str(&repository(DASHBOARD)).unwrap();
     let mut queries = Vec::new();
     collect(&dashboard, "expr", &mut queries);
@@ -98,7 +98,7 @@ fn the_dashboard_asks_for_what_there_is() {
 
 #[test]
 fn the_alerts_ask_for_what_there_is_and_say_what_to_do() {
-    let scrape = Scrape::of(&used_server());
+    let scrape = used_scrape();
     let rules = YamlLoader::load_from_str(&repository(RULES)).unwrap();
     let guide = repository("docs/operations.md");
     let anchor = |heading: &str| {
@@ -134,7 +134,7 @@ fn the_alerts_ask_for_what_there_is_and_say_what_to_do() {
 /// A check that cannot find anything would be none.
 #[test]
 fn what_is_not_there_is_found() {
-    let scrape = Scrape::of(&used_server());
+    let scrape = used_scrape();
     for (query, problem) in [
         ("rate(causeway_nothing_total[5m])", "no metric causeway_nothing_total"),
         (r#"causeway_errors_total{kind="x"}"#, "no label kind"),

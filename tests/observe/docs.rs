@@ -1,10 +1,8 @@
 //! `docs/operations.md` tells of what there is, all of it and nothing else.
 
-use crate::common::redis::{Cluster, Redis};
 use crate::common::{Client, Server};
-use crate::exposition::Scrape;
 use crate::logs::ends;
-use crate::{repository, used};
+use crate::{repository, used_scrape};
 use causeway::ending::{Reason, Refused};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
@@ -33,11 +31,7 @@ fn names(heading: &str) -> BTreeSet<String> {
 
 #[test]
 fn every_metric_is_documented_with_its_type() {
-    let redis = Redis::start();
-    let cluster = Cluster::new("sqlite", &redis);
-    let (server, _other) = (used(cluster.start("a")), cluster.start("b"));
-    server.wait_for_metric("bus_nodes", 1);
-    let scrape = Scrape::of(&server);
+    let scrape = used_scrape();
     let mut documented = BTreeMap::new();
     for row in rows("## Metrics") {
         let [name, kind, labels, meaning, alert] = &row[..] else { panic!("five cells: {row:?}") };

@@ -1,7 +1,7 @@
 //! `/metrics`, read as Prometheus reads it, and what has to be in it.
 
 use crate::common::{Server, cell};
-use crate::used_server;
+use crate::used_scrape;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A sample's labels.
@@ -69,7 +69,7 @@ fn sample(line: &str) -> (String, Labels, f64) {
 
 #[test]
 fn histograms_are_cumulative_and_end_with_their_count() {
-    let scrape = Scrape::of(&used_server());
+    let scrape = used_scrape();
     let histograms = scrape.families.iter().filter(|(_, kind)| *kind == "histogram");
     let names: Vec<_> = histograms.map(|(name, _)| name.clone()).collect();
     assert!(names.len() >= 6, "{names:?}");

@@ -13,7 +13,9 @@ mod health;
 mod logs;
 mod promql;
 
-use common::{Server, cell};
+use common::cell;
+use common::redis::{Cluster, Redis};
+use exposition::Scrape;
 use std::fs;
 use std::path::PathBuf;
 
@@ -23,20 +25,19 @@ fn repository(path: &str) -> String {
     fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
-/// A server that has had every kind of traffic that brings a metric: a channel in use, one that is corrupt.
-fn used_server() -> Server {
-    used(Server::start("sqlite"))
-}
-
-/// The same of a server that runs.
-fn used(server: Server) -> Server {
+/// What a server says that has had every kind of traffic that brings a metric: a channel in use, one that is corrupt, another
+/// node.
+fn used_scrape() -> Scrape {
+    let redis = Redis::start();
+    let cluster = Cluster::new("sqlite", &redis);
+    let (server, _other) = (cluster.start("a"), cluster.start("b"));
     let (mut client, mut other) = (server.connect("list"), server.connect("list"));
     client.update(1, &[cell("k", "c", "v", 1)]);
     other.recv_type("update");
     assert_eq!(other.pull_rows(0).len(), 1);
     fs::write(server.data.join("bad.db"), [b'x'; 8192]).unwrap();
     server.expect_unavailable("bad");
-    // They stay: a channel is shown while somebody is connected to it.
-    std::mem::forget((client, other));
-    server
+    server.wait_for_metric("bus_nodes", 1);
+    // A channel is shown while somebody is connected to it.
+    Scrape::of(&server)
 }
