@@ -5,15 +5,15 @@ set -euo pipefail
 cd "$(dirname "$0")"
 seconds=${1:-30}
 targets=("${@:2}")
-[ ${#targets[@]} -gt 0 ] || targets=(frames decode merge key)
+[ ${#targets[@]} -gt 0 ] || targets=(frames decode merge key bus)
 
 if ! command -v c++ >/dev/null; then
   apt-get update && apt-get install --yes --no-install-recommends g++
 fi
 cargo fuzz --version >/dev/null 2>&1 || cargo install cargo-fuzz --locked --version 0.13.2
 
-# The longest input, in bytes: for `decode` room for the longest key, for `merge` what is still fast.
-declare -A max_len=([frames]=4096 [decode]=8192 [merge]=1024 [key]=512)
+# The longest input, in bytes: for `decode` and `bus` room for the longest key, for `merge` what is still fast.
+declare -A max_len=([frames]=4096 [decode]=8192 [merge]=1024 [key]=512 [bus]=8192)
 cargo fuzz build -s none
 
 failed=()

@@ -3,6 +3,7 @@
 //!
 //! The second decoder and the model of the merge are those of the product's own tests.
 
+pub mod bus;
 pub mod decode;
 pub mod frames;
 pub mod key;

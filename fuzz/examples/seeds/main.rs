@@ -1,5 +1,6 @@
 //! Writes the inputs that are made by hand into `corpus/`: `cargo run --example seeds`.
 
+mod bus;
 mod decode;
 mod frames;
 mod key;
@@ -12,6 +13,7 @@ fn main() {
     write("decode", decode::seeds());
     write("merge", merge::seeds());
     write("key", key::seeds());
+    write("bus", bus::seeds());
 }
 
 fn write(target: &str, seeds: Vec<(String, Vec<u8>)>) {
