@@ -53,10 +53,7 @@ pub struct Bus {
 /// What shards tell, of a node that has a name; `None` if the server is alone.
 pub fn hub(config: &Config, schema: Option<&Schema>, metrics: &BusMetrics) -> Option<Arc<Hub>> {
     let node = config.node.as_ref().filter(|_| config.redis.is_some())?;
-    let schema = schema.map_or_else(String::new, |schema| {
-        let tables = format!("{:?} {:?}", schema.key_format(), schema.tables());
-        hex(&digest(&SHA256, tables.as_bytes()).as_ref()[..16])
-    });
+    let schema = schema.map_or_else(String::new, schema_id);
     let boot = causeway_storage::store::new_site_id();
     let identity = Identity::new(node, &boot, &schema);
     // Pages have to get through beside what clients do.
@@ -107,9 +104,34 @@ impl Bus {
     }
 }
 
+/// What tells schemas apart: the same for the same tables, in every process.
+fn schema_id(schema: &Schema) -> String {
+    let text = format!("{} {}", schema.key_format(), schema.to_sql());
+    hex(&digest(&SHA256, text.as_bytes()).as_ref()[..16])
+}
+
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |mut hex, byte| {
         let _ = write!(hex, "{byte:02x}");
         hex
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use causeway_storage::KeyFormat;
+
+    #[test]
+    fn nodes_with_the_same_tables_know_it() {
+        let columns = (0..50).map(|n| format!(", c{n}")).collect::<String>();
+        let id = |columns: &str, key_format| {
+            let text = format!("CREATE TABLE t (id TEXT NOT NULL PRIMARY KEY{columns});");
+            schema_id(&Schema::parse(&text, "schema.sql", key_format).unwrap())
+        };
+        let same = id(&columns, KeyFormat::Packed);
+        assert_eq!(same, id(&columns, KeyFormat::Packed));
+        assert_ne!(same, id("", KeyFormat::Packed));
+        assert_ne!(same, id(&columns, KeyFormat::Plain));
+    }
 }
