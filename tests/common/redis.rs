@@ -132,16 +132,24 @@ impl Cluster {
     /// Waits until the channel is the same at all of them, and has so many cells.
     #[track_caller]
     pub fn agree(&self, nodes: &[&str], channel: &str, cells: usize) {
+        self.agree_if(nodes, channel, |found| *found == json!(cells), &format!("{cells} cells"));
+    }
+
+    /// Waits until the channel is the same at all of them.
+    #[track_caller]
+    pub fn agree_on_all(&self, nodes: &[&str], channel: &str) {
+        self.agree_if(nodes, channel, |_| true, "what there is");
+    }
+
+    #[track_caller]
+    fn agree_if(&self, nodes: &[&str], channel: &str, is_right: impl Fn(&Value) -> bool, what: &str) {
         let deadline = Instant::now() + 2 * PATIENCE;
         loop {
             let found: Vec<_> = nodes.iter().map(|node| self.digest(node, channel)).collect();
-            if found.iter().all(|f| f == &found[0] && f.as_ref().is_some_and(|(_, n)| *n == json!(cells))) {
+            if found.iter().all(|f| f == &found[0] && f.as_ref().is_some_and(|(_, n)| is_right(n))) {
                 return;
             }
-            assert!(
-                Instant::now() < deadline,
-                "{nodes:?} do not agree on {cells} cells of {channel}: {found:?}"
-            );
+            assert!(Instant::now() < deadline, "{nodes:?} do not agree on {what} of {channel}: {found:?}");
             thread::sleep(Duration::from_millis(50));
         }
     }
