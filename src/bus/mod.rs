@@ -9,11 +9,12 @@
 //! | [`heard`] | what was heard of which node |
 //! | [`repair`], [`random`] | which channels are repaired, and when |
 //! | [`task`], [`facts`] | messages, repairs and heartbeats put together; what they read of the store |
-//! | [`redis`] | the connections to Redis |
+//! | [`redis`], [`access`] | the connections to Redis; how it is reached |
 //!
 //! Redis may lose messages, and be away: it carries hints. What a node has to have is found out by comparing digests, and got
 //! from the other node's store, a page at a time.
 
+pub mod access;
 pub mod facts;
 pub mod heard;
 pub mod hub;
@@ -36,6 +37,7 @@ use tokio::sync::watch;
 use crate::config::Config;
 use crate::metrics::BusMetrics;
 use crate::relay::Relay;
+use access::Access;
 use hub::Hub;
 use mailbox::Mailbox;
 use message::Identity;
@@ -70,7 +72,11 @@ impl Bus {
         relay: Arc<Relay>,
         store: Arc<dyn ChangeStore>,
     ) -> io::Result<Self> {
-        let session = redis::Settings::new(config, &hub).map_err(io::Error::other)?;
+        let access = Access::new(config).ok_or_else(|| io::Error::other("there is no `redis`"))?;
+        // Files that cannot be used now are told now.
+        access.client().map_err(io::Error::other)?;
+        access.warn();
+        let session = redis::Settings::new(config, access, &hub);
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .max_blocking_threads(READING_THREADS)

@@ -5,14 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ::redis::aio::MultiplexedConnection;
-use ::redis::{
-    AsyncConnectionConfig, Client, ConnectionInfo, IntoConnectionInfo, ProtocolVersion, PushInfo, PushKind,
-    RedisError, Value,
-};
+use ::redis::{AsyncConnectionConfig, PushInfo, PushKind, RedisError, Value};
 use bytes::Bytes;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 
+use super::access::{Access, AccessError};
 use super::hub::Hub;
 use super::mailbox::Mailbox;
 use super::message::Topic;
@@ -30,7 +28,7 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// What a session needs to know.
 pub struct Settings {
-    server: ConnectionInfo,
+    access: Access,
     all: String,
     node_prefix: String,
     own: String,
@@ -39,27 +37,47 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// As the configuration has them; no error of it names the password.
-    pub fn new(config: &Config, hub: &Hub) -> Result<Self, RedisError> {
-        let server = config.redis.as_deref().unwrap_or_default().into_connection_info()?;
-        // Messages come by themselves in RESP3 only; Redis speaks it since version 6.
-        let redis = server.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
+    /// As the configuration has them, which is to be one of a node.
+    pub fn new(config: &Config, access: Access, hub: &Hub) -> Self {
         let prefix = format!("{}:{}", config.redis_prefix, super::message::PROTOCOL);
         let node_prefix = format!("{prefix}:node:");
-        Ok(Settings {
-            server: server.set_redis_settings(redis),
+        Settings {
+            access,
             all: format!("{prefix}:all"),
             own: format!("{node_prefix}{}", hub.identity.node),
             node_prefix,
             timeout: Duration::from_millis(config.redis_timeout_ms),
             retry_max_ms: config.redis_retry_max_ms,
-        })
+        }
     }
 
     fn topic(&self, topic: &Topic) -> String {
         match topic {
             Topic::All => self.all.clone(),
             Topic::Node(node) => format!("{}{node}", self.node_prefix),
+        }
+    }
+}
+
+/// Why a session ended, or did not begin.
+#[derive(Debug, thiserror::Error)]
+enum SessionError {
+    #[error(transparent)]
+    Access(#[from] AccessError),
+    #[error(transparent)]
+    Redis(#[from] RedisError),
+}
+
+impl SessionError {
+    /// What the log says of it: what an operator should look at.
+    fn what(&self) -> &'static str {
+        let Self::Redis(error) = self else { return "Redis cannot be connected to" };
+        match error.code() {
+            Some("WRONGPASS" | "NOAUTH") => {
+                "Redis does not take the user and password (redis, redis_password_file)"
+            }
+            Some("NOPERM") => "Redis' ACL does not let this node hear and tell others (docs/cluster.md)",
+            _ => "Redis is away",
         }
     }
 }
@@ -75,6 +93,7 @@ pub async fn run(
 ) {
     let mut random = Random::new(seed());
     let mut attempt = 0;
+    let mut told = "";
     loop {
         let began = Instant::now();
         let ended = session(&settings, &hub, &inbox, &connected, &mut stopped).await;
@@ -85,10 +104,12 @@ pub async fn run(
             attempt = 0;
         }
         let pause_ms = backoff_ms(&mut random, RETRY_FIRST_MS, settings.retry_max_ms, attempt);
-        if was_up || attempt == 0 {
-            tracing::warn!(%error, "Redis is away: other nodes are not heard; clients are served as before");
+        let (redis, what) = (&settings.access, error.what());
+        if was_up || told != what {
+            told = what;
+            tracing::warn!(%redis, %error, "{what}: other nodes are not heard; clients are served as before");
         } else {
-            tracing::debug!(%error, pause_ms, "Redis is still away");
+            tracing::debug!(%redis, %error, pause_ms, "{what}, still");
         }
         attempt = attempt.saturating_add(1);
         tokio::select! {
@@ -105,8 +126,8 @@ async fn session(
     inbox: &Arc<Mailbox>,
     connected: &mpsc::Sender<()>,
     stopped: &mut watch::Receiver<bool>,
-) -> Result<(), RedisError> {
-    let client = Client::open(settings.server.clone())?;
+) -> Result<(), SessionError> {
+    let client = settings.access.client()?;
     let lost = Arc::new(Notify::new());
     let base = AsyncConnectionConfig::new()
         .set_connection_timeout(Some(settings.timeout))
@@ -115,7 +136,11 @@ async fn session(
     let connect = async {
         let mut listener = client.get_multiplexed_async_connection_with_config(&hears).await?;
         listener.subscribe(&[&settings.all, &settings.own]).await?;
-        let publisher = client.get_multiplexed_async_connection_with_config(&base).await?;
+        let mut publisher = client.get_multiplexed_async_connection_with_config(&base).await?;
+        // Whether all of it is allowed is seen before anybody relies on it; nobody else hears this.
+        ping(&mut listener).await?;
+        let hello = hub.identity.hello();
+        ::redis::cmd("PUBLISH").arg(&settings.own).arg(&hello[..]).query_async::<()>(&mut publisher).await?;
         Ok::<_, RedisError>((listener, publisher))
     };
     let (mut listener, mut publisher) = tokio::select! {
@@ -126,11 +151,11 @@ async fn session(
     tracing::info!("Redis is there: other nodes can be heard");
     // One word that nobody has taken yet is as good as two.
     let _ = connected.try_send(());
-    let mut ping = tokio::time::interval(settings.timeout);
+    let mut pings = tokio::time::interval(settings.timeout);
     loop {
         tokio::select! {
             biased;
-            () = lost.notified() => return Err(std::io::Error::from(std::io::ErrorKind::ConnectionReset).into()),
+            () = lost.notified() => return Err(RedisError::from(std::io::Error::from(std::io::ErrorKind::ConnectionReset)).into()),
             _ = stopped.wait_for(|stop| *stop) => {
                 // What does not leave in time is repaired when this node is back.
                 let _ = timeout(LAST_WORDS, publish(settings, hub, &mut publisher)).await;
@@ -138,7 +163,7 @@ async fn session(
             }
             () = hub.outgoing.arrived() => publish(settings, hub, &mut publisher).await?,
             // A connection whose other end is gone, or hangs, says nothing.
-            _ = ping.tick() => ::redis::cmd("PING").query_async::<()>(&mut listener).await?,
+            _ = pings.tick() => ping(&mut listener).await?,
         }
     }
 }
@@ -160,6 +185,10 @@ fn hear(
         }
         Ok(())
     }
+}
+
+async fn ping(listener: &mut MultiplexedConnection) -> Result<(), RedisError> {
+    ::redis::cmd("PING").query_async(listener).await
 }
 
 /// Publishes all that waits.
