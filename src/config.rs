@@ -258,6 +258,8 @@ settings! {
     redis: Option<RedisUrl> = None, ANY;
     /// A file with the password for Redis, and not the URL, which whoever lists processes sees; read whenever Redis is connected to.
     redis_password_file: Option<PathBuf> = None, ANY;
+    /// A PEM file with the certificates that Redis' own may come from, with `rediss://`; empty: those that the system trusts.
+    redis_ca: Option<PathBuf> = None, ANY;
     /// This node's name, which no other node of the cluster has: 1 to 64 of letters, digits, `.`, `-` and `_`; `redis` needs it.
     node: Option<String> = None, ANY;
     /// What precedes the names of this cluster's topics in Redis.
@@ -382,6 +384,9 @@ impl Config {
                         "`redis` has a password, too; leave one of them out",
                     );
                 }
+                if self.redis_ca.is_some() && !url.is_tls() {
+                    return wrong("redis_ca", "it is for a `redis` that begins with rediss://");
+                }
                 if !is_node_name(node) {
                     return wrong("node", "a name is 1 to 64 of letters, digits, `.`, `-` and `_`");
                 }
@@ -389,6 +394,7 @@ impl Config {
             (None, None) if self.redis_password_file.is_some() => {
                 return one_without("redis_password_file", "redis");
             }
+            (None, None) if self.redis_ca.is_some() => return one_without("redis_ca", "redis"),
             (None, None) => {}
         }
         let rule = [("auth_issuer", &self.auth_issuer), ("auth_audience", &self.auth_audience)];
@@ -492,6 +498,8 @@ mod tests {
             (&[], &[("node", "a")], "node: it needs redis"),
             (&[], &[("redis", "http://127.0.0.1"), ("node", "a")], "redis"),
             (&[], &[("redis_password_file", "f")], "redis_password_file: it needs redis"),
+            (&[], &[("redis_ca", "f")], "redis_ca: it needs redis"),
+            (&[], &[("redis", "redis://h"), ("node", "a"), ("redis_ca", "f")], "redis_ca"),
             (
                 &[],
                 &[("redis", "redis://:p@h"), ("node", "a"), ("redis_password_file", "f")],
@@ -564,9 +572,12 @@ mod tests {
             ..set
         };
         let mut node = set.clone();
-        for (name, value) in
-            [("redis", "rediss://user@127.0.0.1"), ("redis_password_file", "password"), ("node", "a")]
-        {
+        for (name, value) in [
+            ("redis", "rediss://user@127.0.0.1"),
+            ("redis_password_file", "password"),
+            ("redis_ca", "ca.pem"),
+            ("node", "a"),
+        ] {
             node.set(name, value).unwrap();
         }
         for config in [set, node, Config::default()] {

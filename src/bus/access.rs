@@ -1,9 +1,11 @@
-//! How Redis is reached: its address, and the password for it, whose file is read anew for each connection: what it holds
-//! can change while the server runs.
+//! How Redis is reached: its address, the password for it, and whose certificate is believed. Files are read anew for each
+//! connection, so that what they hold can change while the server runs.
 
 use std::path::PathBuf;
 
-use ::redis::{Client, ProtocolVersion};
+use ::redis::{Client, ProtocolVersion, TlsCertificates};
+use tokio_rustls::rustls::pki_types::CertificateDer;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
 
 use crate::config::{Config, RedisUrl};
 use crate::secret_file;
@@ -25,13 +27,14 @@ pub struct AccessError {
 pub struct Access {
     url: RedisUrl,
     password_file: Option<PathBuf>,
+    ca: Option<PathBuf>,
 }
 
 impl Access {
     /// As the configuration has it; `None` if the server is alone.
     pub fn new(config: &Config) -> Option<Self> {
         let url = config.redis.clone()?;
-        Some(Access { url, password_file: config.redis_password_file.clone() })
+        Some(Access { url, password_file: config.redis_password_file.clone(), ca: config.redis_ca.clone() })
     }
 
     /// Warns of files that others can read.
@@ -58,7 +61,18 @@ impl Access {
             settings = settings.set_password(password);
         }
         let info = info.set_redis_settings(settings);
-        Ok(Client::open(info).expect("it takes all that was parsed"))
+        let Some(path) = &self.ca else {
+            return Ok(Client::open(info).expect("it takes all that was parsed"));
+        };
+        let failed = |problem| AccessError { setting: "redis_ca", path: path.clone(), problem };
+        let pem = secret_file::read(path).map_err(failed)?;
+        if CertificateDer::pem_slice_iter(pem.as_bytes()).next().is_none() {
+            return Err(failed(
+                "there is no certificate in it; it has to be PEM (`-----BEGIN CERTIFICATE-----`)".into(),
+            ));
+        }
+        let certificates = TlsCertificates { client_tls: None, root_cert: Some(pem.into()) };
+        Client::build_with_tls(info, certificates).map_err(|e| failed(e.to_string()))
     }
 }
 

@@ -77,6 +77,10 @@ impl SessionError {
                 "Redis does not take the user and password (redis, redis_password_file)"
             }
             Some("NOPERM") => "Redis' ACL does not let this node hear and tell others (docs/cluster.md)",
+            // As rustls says it; redis does not let its type through.
+            _ if error.to_string().contains("invalid peer certificate") => {
+                "Redis' certificate is not believed (redis, redis_ca)"
+            }
             _ => "Redis is away",
         }
     }

@@ -18,14 +18,19 @@ pub struct Redis {
 impl Redis {
     /// One on a free port.
     pub fn start() -> Self {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        Self::on(port)
+        Self::on(free_port())
     }
 
     /// One on that port, which is free.
     pub fn on(port: u16) -> Self {
+        Self::with(port, &[])
+    }
+
+    /// The same with more arguments.
+    pub fn with(port: u16, arguments: &[&str]) -> Self {
         let child = Command::new("redis-server")
             .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
+            .args(arguments)
             .current_dir(std::env::temp_dir())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -62,11 +67,16 @@ impl Redis {
 
     /// Publishes something, as anybody may who reaches it; gives how many have heard it.
     pub fn publish(&self, topic: &str, message: &[u8]) -> u64 {
+        let answer = self.command(&[b"PUBLISH", topic.as_bytes(), message]);
+        answer.trim_start_matches(':').parse().unwrap_or_else(|_| panic!("not a number: {answer}"))
+    }
+
+    /// Has Redis do something; gives the first line of its answer.
+    pub fn command(&self, parts: &[&[u8]]) -> String {
         use std::io::{BufRead, BufReader, Write};
         let mut stream = TcpStream::connect(self.addr()).unwrap();
-        let mut command = Vec::new();
-        command.extend_from_slice(b"*3\r\n");
-        for part in [&b"PUBLISH"[..], topic.as_bytes(), message] {
+        let mut command = format!("*{}\r\n", parts.len()).into_bytes();
+        for part in parts {
             command.extend_from_slice(format!("${}\r\n", part.len()).as_bytes());
             command.extend_from_slice(part);
             command.extend_from_slice(b"\r\n");
@@ -74,8 +84,14 @@ impl Redis {
         stream.write_all(&command).unwrap();
         let mut answer = String::new();
         BufReader::new(stream).read_line(&mut answer).unwrap();
-        answer.trim().trim_start_matches(':').parse().unwrap_or_else(|_| panic!("not a number: {answer}"))
+        assert!(!answer.starts_with('-'), "{answer}");
+        answer.trim_end().to_owned()
     }
+}
+
+/// A port that nobody listens on.
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 impl Drop for Redis {
@@ -87,13 +103,18 @@ impl Drop for Redis {
 
 /// Nodes, each in a data directory of its own.
 pub struct Cluster {
-    place: Place,
+    pub place: Place,
     redis_url: String,
 }
 
 impl Cluster {
     pub fn new(store: &'static str, redis: &Redis) -> Self {
-        Cluster { place: Place::new(store), redis_url: redis.url() }
+        Self::over(store, redis.url())
+    }
+
+    /// One whose nodes connect as that says.
+    pub fn over(store: &'static str, redis_url: String) -> Self {
+        Cluster { place: Place::new(store), redis_url }
     }
 
     /// Starts a node, and waits until it hears others.
@@ -108,7 +129,7 @@ impl Cluster {
         server
     }
 
-    /// Starts a node, whether there is a Redis or not.
+    /// Starts a node, whether there is a Redis or not. The settings go before those of all nodes.
     pub fn start_alone(&self, node: &str, settings: &[(&str, &str)]) -> Server {
         let cluster = [
             ("redis", self.redis_url.as_str()),
@@ -119,7 +140,8 @@ impl Cluster {
             ("redis-timeout-ms", "1000"),
             ("cluster-page-timeout-ms", "1000"),
         ];
-        self.place.at(node).serve_with(&[&cluster, settings].concat())
+        let cluster = cluster.iter().filter(|(name, _)| settings.iter().all(|(other, _)| other != name));
+        self.place.at(node).serve_with(&cluster.chain(settings).copied().collect::<Vec<_>>())
     }
 
     /// The digest of the channel at a node, and its cells; nothing if there is no such channel.
