@@ -3,7 +3,7 @@
 //! | file | what it does |
 //! | --- | --- |
 //! | this one | the thread that all of it but the shards' part runs on |
-//! | [`hub`] | what shards and that thread share |
+//! | [`mod@hub`] | what shards and that thread share |
 //! | [`message`] | what nodes tell each other, as JSON |
 //! | [`mailbox`] | messages that wait, bounded in bytes |
 //! | [`heard`] | what was heard of which node |
