@@ -4,6 +4,7 @@
 //! or out of bounds is an error that names the setting and where it came from.
 
 mod kind;
+mod redis_url;
 
 use std::collections::HashSet;
 use std::fmt::Write;
@@ -18,6 +19,7 @@ use crate::limits::origin::Origin;
 use crate::logging::LogFormat;
 use kind::Kind;
 pub use kind::List;
+pub use redis_url::RedisUrl;
 
 /// What precedes a setting's name, in upper case, in the environment.
 pub const ENV_PREFIX: &str = "CAUSEWAY_";
@@ -253,7 +255,11 @@ settings! {
     cache_bytes: usize = 4 << 20, 1 << 16..=1 << 40;
 
     /// Where the nodes of a cluster hear each other: `redis://[[user]:password@]host[:port]`, or `rediss://` over TLS; empty: this server is alone.
-    redis: Option<String> = None, ANY;
+    redis: Option<RedisUrl> = None, ANY;
+    /// A file with the password for Redis, and not the URL, which whoever lists processes sees; read whenever Redis is connected to.
+    redis_password_file: Option<PathBuf> = None, ANY;
+    /// A PEM file with the certificates that Redis' own may come from, with `rediss://`; empty: those that the system trusts.
+    redis_ca: Option<PathBuf> = None, ANY;
     /// This node's name, which no other node of the cluster has: 1 to 64 of letters, digits, `.`, `-` and `_`; `redis` needs it.
     node: Option<String> = None, ANY;
     /// What precedes the names of this cluster's topics in Redis.
@@ -324,7 +330,9 @@ impl Config {
             problem,
         };
         let text = std::fs::read_to_string(path).map_err(|e| failed(e.to_string()))?;
-        let table: toml::Table = text.parse().map_err(|e: toml::de::Error| failed(e.to_string()))?;
+        // Where the problem is, it shows the line.
+        let table: toml::Table =
+            text.parse().map_err(|e: toml::de::Error| failed(redis_url::masked(&e.to_string())))?;
         // The name of a table goes before those of its settings.
         let mut values = Vec::new();
         for (name, value) in table {
@@ -384,14 +392,23 @@ impl Config {
                 let wrong = |origin: &str, problem: &str| {
                     Err(ConfigError { origin: origin.into(), problem: problem.into() })
                 };
-                // Never the URL itself: it may hold a password.
-                if redis::parse_redis_url(url).is_none_or(|url| !matches!(url.scheme(), "redis" | "rediss")) {
-                    return wrong("redis", "it must be redis://[[user]:password@]host[:port], or rediss://");
+                if self.redis_password_file.is_some() && url.info().redis_settings().password().is_some() {
+                    return wrong(
+                        "redis_password_file",
+                        "`redis` has a password, too; leave one of them out",
+                    );
+                }
+                if self.redis_ca.is_some() && !url.is_tls() {
+                    return wrong("redis_ca", "it is for a `redis` that begins with rediss://");
                 }
                 if !is_node_name(node) {
                     return wrong("node", "a name is 1 to 64 of letters, digits, `.`, `-` and `_`");
                 }
             }
+            (None, None) if self.redis_password_file.is_some() => {
+                return one_without("redis_password_file", "redis");
+            }
+            (None, None) if self.redis_ca.is_some() => return one_without("redis_ca", "redis"),
             (None, None) => {}
         }
         let rule = [("auth_issuer", &self.auth_issuer), ("auth_audience", &self.auth_audience)];
@@ -494,6 +511,14 @@ mod tests {
             (&[], &[("redis", "redis://127.0.0.1")], "redis: it needs node"),
             (&[], &[("node", "a")], "node: it needs redis"),
             (&[], &[("redis", "http://127.0.0.1"), ("node", "a")], "redis"),
+            (&[], &[("redis_password_file", "f")], "redis_password_file: it needs redis"),
+            (&[], &[("redis_ca", "f")], "redis_ca: it needs redis"),
+            (&[], &[("redis", "redis://h"), ("node", "a"), ("redis_ca", "f")], "redis_ca"),
+            (
+                &[],
+                &[("redis", "redis://:p@h"), ("node", "a"), ("redis_password_file", "f")],
+                "redis_password_file: `redis` has",
+            ),
             (&[], &[("redis", "redis://127.0.0.1"), ("node", "a b")], "node"),
             (&[], &[("auth_issuer", "us")], "auth_issuer"),
             (&[("CAUSEWAY_AUTH_AUDIENCE", "us")], &[], "auth_audience"),
@@ -554,15 +579,22 @@ mod tests {
             tls_key: Some("key.pem".into()),
             admin_tls: true,
             insecure_no_auth: true,
-            redis: Some("redis://127.0.0.1".into()),
-            node: Some("a".into()),
             auth_hs256_secret_file: Some("secret".into()),
             auth_issuer: Some("us".into()),
             trusted_proxies: List(vec!["10.0.0.0/8".parse().unwrap(), "::1".parse().unwrap()]),
             allowed_origins: List(vec!["https://*.example.com".parse().unwrap()]),
             ..set
         };
-        for config in [set, Config::default()] {
+        let mut node = set.clone();
+        for (name, value) in [
+            ("redis", "rediss://user@127.0.0.1"),
+            ("redis_password_file", "password"),
+            ("redis_ca", "ca.pem"),
+            ("node", "a"),
+        ] {
+            node.set(name, value).unwrap();
+        }
+        for config in [set, node, Config::default()] {
             let file = tempfile::NamedTempFile::new().unwrap();
             std::fs::write(&file, config.to_toml()).unwrap();
             assert_eq!(Config::load(Some(file.path()), [].into_iter(), [].into_iter()).unwrap(), config);

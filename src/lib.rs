@@ -21,7 +21,7 @@
 //! | [`backup`] | backup and restore |
 //! | [`limits`] | what one client may take of what all share |
 //! | [`schema_file`] | the application's schema, as a file, and the last one of a data directory |
-//! | [`file_stamp`] | whether a file has changed |
+//! | [`file_stamp`], [`secret_file`] | whether a file has changed; files of keys and secrets |
 //! | [`config`], [`metrics`], [`unavailable`] | every setting; every count; channels whose store fails |
 //! | [`logging`], [`ending`], [`request_id`] | the log; why connections end; what ties lines together |
 //!
@@ -50,6 +50,7 @@ pub mod reload;
 pub mod request_id;
 pub mod routes;
 pub mod schema_file;
+pub mod secret_file;
 pub mod server;
 pub mod shard;
 pub mod tls;

@@ -161,6 +161,7 @@ mod tests {
             "sled",
             "10.0.0.0/8",
             "https://a.example",
+            "redis://127.0.0.1",
         ];
         let with = |value: &&str| {
             let mut config = Config::default();

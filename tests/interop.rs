@@ -1,7 +1,7 @@
 //! Real clients: cr-sqlite databases under Node.js, and a client written from the guide alone. The scripts lie in
 //! `tests/interop`; here they are installed, and run against the real binary on both durable stores.
 //!
-//! Needs Node.js 20 or later with npm, and npm's registry once.
+//! Needs Node.js 20 or later with npm, and npm's registry once; and redis-server.
 
 #![allow(missing_docs, clippy::unwrap_used)]
 
@@ -11,6 +11,8 @@ mod common;
 mod tables;
 
 use common::Server;
+use common::redis::{Cluster, Redis};
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
@@ -26,6 +28,8 @@ on_durable_stores!(
     databases_converge_through_small_pages,
     databases_converge_through_a_crash,
     databases_converge_under_their_schema,
+    databases_converge_over_three_nodes_that_lose_redis,
+    databases_converge_over_three_nodes_under_their_schema,
 );
 
 /// How long a script may stay silent. Each prints a line within its own, shorter limits.
@@ -34,16 +38,29 @@ const SILENCE_MAX: Duration = Duration::from_secs(90);
 fn a_client_of_the_guide_needs_nothing_else(store: &str) {
     // Small pages, so that even such a client is sent several.
     let server = Server::with(store, &[("page-max-changes", "7")]);
-    node("guide.mjs", server.addr, &[], || {}).succeeds();
+    node("guide.mjs", &[server.addr], &[], |_| {}).succeeds();
 }
 
 fn databases_converge(store: &str) {
     let server = Server::start(store);
-    node("crsqlite.mjs", server.addr, &["--seed", "1", "--runs", "4"], || {}).succeeds();
+    node("crsqlite.mjs", &[server.addr], &["--seed", "1", "--runs", "4"], |_| {}).succeeds();
 }
 
 /// The relay takes every key and value that real databases make of their tables, and makes the same tables of them.
 fn databases_converge_under_their_schema(store: &str) {
+    let schema = schema();
+    let server = Server::with(store, &[("schema", schema.path().to_str().unwrap())]);
+    let tables = tempfile::NamedTempFile::new().unwrap();
+    let arguments = ["--seed", "301", "--runs", "2", "--tables", tables.path().to_str().unwrap()];
+    node("crsqlite.mjs", &[server.addr], &arguments, |_| {}).succeeds();
+    assert_eq!(server.metric("errors_total"), 0, "nothing was refused");
+    if store == "sqlite" {
+        tables::are_in_the_files(&server, &fs::read_to_string(tables).unwrap(), 2);
+    }
+}
+
+/// A file with the tables of the scripts' databases.
+fn schema() -> tempfile::NamedTempFile {
     const TABLES: &str =
         "import { TABLES } from './lib/workload.mjs'; console.log(TABLES.map(({ sql }) => sql).join(';\\n'))";
     let tables =
@@ -51,19 +68,67 @@ fn databases_converge_under_their_schema(store: &str) {
     assert!(tables.status.success(), "{tables:?}");
     let file = tempfile::NamedTempFile::new().unwrap();
     fs::write(&file, tables.stdout).unwrap();
-    let server = Server::with(store, &[("schema", file.path().to_str().unwrap())]);
+    file
+}
+
+fn databases_converge_over_three_nodes_that_lose_redis(store: &'static str) {
+    over_three_nodes(store, &["--seed", "401"], &[]);
+    common::guarantees::row(common::guarantees::Row {
+        number: 92,
+        fault: "Real cr-sqlite databases edit at three nodes, and move between them, while Redis is killed and away for 5 seconds",
+        sender: "acked by its own node, as ever",
+        others: "all tables at all nodes are equal in the end, clocks included",
+        lost: "nothing",
+        command: "cargo test --test interop over_three_nodes",
+    });
+}
+
+fn databases_converge_over_three_nodes_under_their_schema(store: &'static str) {
+    let schema = schema();
+    over_three_nodes(store, &["--seed", "501"], &[("schema", schema.path().to_str().unwrap())]);
+}
+
+/// Clients of three nodes go on while Redis is away for 5 seconds, and come to another node when they were off line.
+fn over_three_nodes(store: &'static str, seed: &[&str], settings: &[(&str, &str)]) {
+    const NODES: [&str; 3] = ["a", "b", "c"];
+    let redis = Redis::start();
+    let (port, cluster) = (redis.port, Cluster::new(store, &redis));
+    let servers = NODES.map(|node| cluster.start_with(node, settings));
+    let mut redis = Some(redis);
+    let apart = |what: &str| match what {
+        "apart" => redis.take().unwrap().kill(),
+        "together" => {
+            servers.iter().for_each(|server| server.wait_for_metric("bus_up", 0));
+            redis = Some(Redis::on(port));
+        }
+        _ => panic!("{what}"),
+    };
     let tables = tempfile::NamedTempFile::new().unwrap();
-    let arguments = ["--seed", "301", "--runs", "2", "--tables", tables.path().to_str().unwrap()];
-    node("crsqlite.mjs", server.addr, &arguments, || {}).succeeds();
-    assert_eq!(server.metric("errors_total"), 0, "nothing was refused");
-    if store == "sqlite" {
-        tables::are_in_the_files(&server, &fs::read_to_string(tables).unwrap(), 2);
+    let arguments = ["--clients", "6", "--rounds", "150", "--apart", "5000", "--tables"];
+    let arguments = [seed, &arguments, &[tables.path().to_str().unwrap()]].concat();
+    let output =
+        node("crsqlite.mjs", &servers.each_ref().map(|server| server.addr), &arguments, apart).succeeds();
+    for felt_nothing in ["(0 while apart)", " 0 moves"] {
+        assert!(!output.contains(felt_nothing), "{output}");
+    }
+    let tables = fs::read_to_string(tables).unwrap();
+    let channels: BTreeMap<String, serde_json::Value> = serde_json::from_str(&tables).unwrap();
+    for channel in channels.keys() {
+        cluster.agree_on_all(&NODES, channel);
+    }
+    for server in &servers {
+        server.wait_for_metric("bus_up", 1);
+        assert_eq!(server.metric("errors_total"), 0, "nothing was refused");
+        if store == "sqlite" && !settings.is_empty() {
+            tables::are_in_the_files(server, &tables, 1);
+        }
     }
 }
 
 fn databases_converge_through_small_pages(store: &str) {
     let server = Server::with(store, &[("page-max-changes", "5"), ("outbox-max-bytes", "2048")]);
-    node("crsqlite.mjs", server.addr, &["--seed", "101", "--runs", "3", "--clients", "6"], || {}).succeeds();
+    node("crsqlite.mjs", &[server.addr], &["--seed", "101", "--runs", "3", "--clients", "6"], |_| {})
+        .succeeds();
 }
 
 fn databases_converge_through_a_crash(store: &str) {
@@ -72,12 +137,13 @@ fn databases_converge_through_a_crash(store: &str) {
     // On a directory that outlives each of the processes.
     drop(server);
     let mut server = Some(Restartable::start(addr, data.path(), store));
-    let crash = || {
+    let crash = |what: &str| {
+        assert_eq!(what, "crash");
         server.take().unwrap().kill();
         server = Some(Restartable::start(addr, data.path(), store));
     };
     let arguments = ["--seed", "201", "--runs", "2", "--rounds", "120", "--crashes", "3"];
-    let output = node("crsqlite.mjs", addr, &arguments, crash).succeeds();
+    let output = node("crsqlite.mjs", &[addr], &arguments, crash).succeeds();
     assert!(!output.contains(" 0 lost"), "a run that felt no crash: {output}");
     common::guarantees::row(common::guarantees::Row {
         number: 91,
@@ -92,7 +158,7 @@ fn databases_converge_through_a_crash(store: &str) {
 #[test]
 fn a_lost_update_is_noticed() {
     let server = Server::start("memory");
-    let script = node("crsqlite.mjs", server.addr, &["--seed", "1", "--lose", "5"], || {});
+    let script = node("crsqlite.mjs", &[server.addr], &["--seed", "1", "--lose", "5"], |_| {});
     assert!(script.code == Some(1) && script.stdout.contains("differ:"), "{script:?}");
 }
 
@@ -157,11 +223,12 @@ impl Script {
     }
 }
 
-/// Runs a script to its end, and `crash` whenever the script asks for it.
-fn node(name: &'static str, addr: SocketAddr, arguments: &[&str], mut crash: impl FnMut()) -> Script {
+/// Runs a script to its end on servers; where it asks for something to be done `now`, that is done.
+fn node(name: &'static str, addrs: &[SocketAddr], arguments: &[&str], mut act: impl FnMut(&str)) -> Script {
     let mut child = tool("node")
         .current_dir(installed())
-        .args([name, "--url", &format!("ws://{addr}")])
+        .arg(name)
+        .args(addrs.iter().flat_map(|addr| ["--url".into(), format!("ws://{addr}")]))
         .args(arguments)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -180,8 +247,10 @@ fn node(name: &'static str, addr: SocketAddr, arguments: &[&str], mut crash: imp
     let mut stdout = String::new();
     loop {
         match receive.recv_timeout(SILENCE_MAX) {
-            Ok(line) if line == "crash now" => crash(),
-            Ok(line) => stdout += &(line + "\n"),
+            Ok(line) => match line.strip_suffix(" now") {
+                Some(what) => act(what),
+                None => stdout += &(line + "\n"),
+            },
             Err(mpsc::RecvTimeoutError::Disconnected) => break,
             Err(mpsc::RecvTimeoutError::Timeout) => {
                 stdout += &format!("(then nothing for {SILENCE_MAX:?})\n");

@@ -2,9 +2,7 @@
 //! token: so a public key's text is never taken for a secret.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
 use std::hint::black_box;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyOperations, PublicKeyUse};
@@ -16,9 +14,7 @@ use super::crypto::sha256;
 use super::patterns::Channels;
 use crate::config::Config;
 use crate::protocol::decode::push_unhex;
-
-/// The largest file of keys, in bytes.
-const FILE_MAX_BYTES: u64 = 1 << 20;
+use crate::secret_file;
 
 /// The most keys in one file that tokens are signed with: a token that names no key is tried with all of its algorithm.
 const KEYS_MAX: usize = 16;
@@ -110,7 +106,7 @@ impl Keys {
         let mut keys = Keys::default();
         for (setting, path) in files.all() {
             let failed = |problem| AuthError { setting, path: path.into(), problem };
-            let text = read_file(path).map_err(failed)?;
+            let text = secret_file::read(path).map_err(failed)?;
             warn_of_mode(setting, path);
             match setting {
                 "auth_hs256_secret_file" => keys.signing.extend(secrets(&text).map_err(failed)?),
@@ -158,36 +154,17 @@ pub fn is_same(a: &[u8], b: &[u8]) -> bool {
     a.len() == b.len() && differences == 0
 }
 
-fn read_file(path: &Path) -> Result<String, String> {
-    // A pipe would be waited for, and be empty when it is read again.
-    if !fs::metadata(path).map_err(|e| e.to_string())?.is_file() {
-        return Err("it is not a regular file".into());
-    }
-    let mut text = String::new();
-    let read = File::open(path).and_then(|file| file.take(FILE_MAX_BYTES + 1).read_to_string(&mut text));
-    match read.map_err(|e| e.to_string())? as u64 {
-        0..=FILE_MAX_BYTES => Ok(text),
-        _ => Err(format!("it is larger than {FILE_MAX_BYTES} bytes")),
-    }
-}
-
 /// Who can read a secret can make tokens, and so can who can put a key of theirs into a file.
-#[cfg(unix)]
 fn warn_of_mode(setting: &str, path: &Path) {
-    use std::os::unix::fs::PermissionsExt;
-
-    let Ok(metadata) = fs::metadata(path) else { return };
-    let mode = metadata.permissions().mode() & 0o777;
-    let path = path.display();
-    if setting == "auth_hs256_secret_file" && mode & 0o044 != 0 {
-        tracing::warn!("{setting} {path}: others can read this secret (mode {mode:03o}); chmod 600 it");
-    } else if mode & 0o022 != 0 {
+    if setting == "auth_hs256_secret_file" && secret_file::warn_if_readable(setting, path) {
+        return;
+    }
+    let mode = secret_file::mode(path);
+    if mode & 0o022 != 0 {
+        let path = path.display();
         tracing::warn!("{setting} {path}: others can write it (mode {mode:03o}), and so let anybody in");
     }
 }
-
-#[cfg(not(unix))]
-fn warn_of_mode(_: &str, _: &Path) {}
 
 /// A secret a line; the first is the one that `causeway token` signs with.
 pub(super) fn secret_lines(text: &str) -> Result<Vec<&str>, String> {

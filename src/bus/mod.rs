@@ -3,17 +3,18 @@
 //! | file | what it does |
 //! | --- | --- |
 //! | this one | the thread that all of it but the shards' part runs on |
-//! | [`hub`], [`active`] | what shards and that thread share; of it, how channels stand |
+//! | [`mod@hub`], [`active`] | what shards and that thread share; of it, how channels stand |
 //! | [`message`] | what nodes tell each other, as JSON |
 //! | [`mailbox`] | messages that wait, bounded in bytes |
 //! | [`heard`], [`peers`] | what a channel has heard of its peers; which nodes there are |
 //! | [`repair`], [`random`] | which channels are repaired, and when |
 //! | [`task`], [`facts`] | messages, repairs and heartbeats put together; what they read of the store |
-//! | [`redis`] | the connections to Redis |
+//! | [`redis`], [`access`] | the connections to Redis; how it is reached |
 //!
 //! Redis may lose messages, and be away: it carries hints. What a node has to have is found out by comparing digests, and got
 //! from the other node's store, a page at a time.
 
+pub mod access;
 pub mod active;
 pub mod facts;
 pub mod heard;
@@ -38,6 +39,7 @@ use tokio::sync::{mpsc, watch};
 use crate::config::Config;
 use crate::metrics::BusMetrics;
 use crate::relay::Relay;
+use access::Access;
 use hub::{Hub, HubLimits, Opened};
 use mailbox::Mailbox;
 use message::Identity;
@@ -76,7 +78,11 @@ impl Bus {
         relay: Arc<Relay>,
         store: Arc<dyn ChangeStore>,
     ) -> io::Result<Self> {
-        let session = redis::Settings::new(config, &hub).map_err(io::Error::other)?;
+        let access = Access::new(config).ok_or_else(|| io::Error::other("there is no `redis`"))?;
+        // Files that cannot be used now are told now.
+        access.client().map_err(io::Error::other)?;
+        access.warn();
+        let session = redis::Settings::new(config, access, &hub);
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .max_blocking_threads(config.cluster_page_readers + COMPARING_THREADS)

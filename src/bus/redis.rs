@@ -5,14 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ::redis::aio::MultiplexedConnection;
-use ::redis::{
-    AsyncConnectionConfig, Client, ConnectionInfo, IntoConnectionInfo, ProtocolVersion, PushInfo, PushKind,
-    RedisError, Value,
-};
+use ::redis::{AsyncConnectionConfig, PushInfo, PushKind, RedisError, Value};
 use bytes::Bytes;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 
+use super::access::{Access, AccessError};
 use super::hub::Hub;
 use super::mailbox::Mailbox;
 use super::message::Topic;
@@ -30,7 +28,7 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// What a session needs to know.
 pub struct Settings {
-    server: ConnectionInfo,
+    access: Access,
     all: String,
     node_prefix: String,
     others_prefix: String,
@@ -40,22 +38,19 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// As the configuration has them; no error of it names the password.
-    pub fn new(config: &Config, hub: &Hub) -> Result<Self, RedisError> {
-        let server = config.redis.as_deref().unwrap_or_default().into_connection_info()?;
-        // Messages come by themselves in RESP3 only; Redis speaks it since version 6.
-        let redis = server.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
+    /// As the configuration has them, which is to be one of a node.
+    pub fn new(config: &Config, access: Access, hub: &Hub) -> Self {
         let prefix = format!("{}:{}", config.redis_prefix, super::message::PROTOCOL);
         let node_prefix = format!("{prefix}:node:");
-        Ok(Settings {
-            server: server.set_redis_settings(redis),
+        Settings {
+            access,
             all: format!("{prefix}:all"),
             others_prefix: format!("{prefix}:by:"),
             node: hub.identity.node.clone(),
             node_prefix,
             timeout: Duration::from_millis(config.redis_timeout_ms),
             retry_max_ms: config.redis_retry_max_ms,
-        })
+        }
     }
 
     /// What a node publishes for all others.
@@ -72,6 +67,33 @@ impl Settings {
     }
 }
 
+/// Why a session ended, or did not begin.
+#[derive(Debug, thiserror::Error)]
+enum SessionError {
+    #[error(transparent)]
+    Access(#[from] AccessError),
+    #[error(transparent)]
+    Redis(#[from] RedisError),
+}
+
+impl SessionError {
+    /// What the log says of it: what an operator should look at.
+    fn what(&self) -> &'static str {
+        let Self::Redis(error) = self else { return "Redis cannot be connected to" };
+        match error.code() {
+            Some("WRONGPASS" | "NOAUTH") => {
+                "Redis does not take the user and password (redis, redis_password_file)"
+            }
+            Some("NOPERM") => "Redis' ACL does not let this node hear and tell others (docs/cluster.md)",
+            // As rustls says it; redis does not let its type through.
+            _ if error.to_string().contains("invalid peer certificate") => {
+                "Redis' certificate is not believed (redis, redis_ca)"
+            }
+            _ => "Redis is away",
+        }
+    }
+}
+
 /// Keeps connected until it is told to stop. Each time messages can be heard, `connected` gets a word; what is heard goes to
 /// `inbox`.
 pub async fn run(
@@ -83,6 +105,7 @@ pub async fn run(
 ) {
     let mut random = Random::new(seed());
     let mut attempt = 0;
+    let mut told = "";
     loop {
         let began = Instant::now();
         let ended = session(&settings, &hub, &inbox, &connected, &mut stopped).await;
@@ -93,10 +116,12 @@ pub async fn run(
             attempt = 0;
         }
         let pause_ms = backoff_ms(&mut random, RETRY_FIRST_MS, settings.retry_max_ms, attempt);
-        if was_up || attempt == 0 {
-            tracing::warn!(%error, "Redis is away: other nodes are not heard; clients are served as before");
+        let (redis, what) = (&settings.access, error.what());
+        if was_up || told != what {
+            told = what;
+            tracing::warn!(%redis, %error, "{what}: other nodes are not heard; clients are served as before");
         } else {
-            tracing::debug!(%error, pause_ms, "Redis is still away");
+            tracing::debug!(%redis, %error, pause_ms, "{what}, still");
         }
         attempt = attempt.saturating_add(1);
         tokio::select! {
@@ -113,8 +138,8 @@ async fn session(
     inbox: &Arc<Mailbox>,
     connected: &mpsc::Sender<()>,
     stopped: &mut watch::Receiver<bool>,
-) -> Result<(), RedisError> {
-    let client = Client::open(settings.server.clone())?;
+) -> Result<(), SessionError> {
+    let client = settings.access.client()?;
     let lost = Arc::new(Notify::new());
     let base = AsyncConnectionConfig::new()
         .set_connection_timeout(Some(settings.timeout))
@@ -124,7 +149,12 @@ async fn session(
     let connect = async {
         let mut listener = client.get_multiplexed_async_connection_with_config(&hears).await?;
         listener.subscribe(&[settings.topic(&Topic::All), settings.topic(&own)]).await?;
-        let publisher = client.get_multiplexed_async_connection_with_config(&base).await?;
+        let mut publisher = client.get_multiplexed_async_connection_with_config(&base).await?;
+        // Whether all of it is allowed is seen before anybody relies on it; nobody else hears this.
+        ping(&mut listener).await?;
+        let hello = hub.identity.hello();
+        let probe = ::redis::cmd("PUBLISH").arg(settings.topic(&own)).arg(&hello[..]).to_owned();
+        probe.query_async::<()>(&mut publisher).await?;
         Ok::<_, RedisError>((listener, publisher))
     };
     let (mut listener, mut publisher) = tokio::select! {
@@ -138,11 +168,11 @@ async fn session(
     // Those that are known from before, at once.
     let (mut others, mut heard) = (hub.others().subscribe(), Vec::new());
     others.mark_changed();
-    let mut ping = tokio::time::interval(settings.timeout);
+    let mut pings = tokio::time::interval(settings.timeout);
     loop {
         tokio::select! {
             biased;
-            () = lost.notified() => return Err(std::io::Error::from(std::io::ErrorKind::ConnectionReset).into()),
+            () = lost.notified() => return Err(RedisError::from(std::io::Error::from(std::io::ErrorKind::ConnectionReset)).into()),
             _ = stopped.wait_for(|stop| *stop) => {
                 hub.outgoing.push(Topic::All, hub.identity.bye());
                 // What does not leave in time is repaired when this node is back.
@@ -150,18 +180,16 @@ async fn session(
                 return Ok(());
             }
             Ok(()) = others.changed() => {
+                // Who has gone is heard on: it may come back, and there are never many.
                 let nodes = others.borrow_and_update().clone();
-                for node in nodes.iter().filter(|node| !heard.contains(*node)) {
-                    listener.subscribe(settings.of(node)).await?;
+                for node in nodes.into_iter().filter(|node| !heard.contains(node)).collect::<Vec<_>>() {
+                    listener.subscribe(settings.of(&node)).await?;
+                    heard.push(node);
                 }
-                for node in heard.iter().filter(|node| !nodes.contains(*node)) {
-                    listener.unsubscribe(settings.of(node)).await?;
-                }
-                heard = nodes;
             }
             () = hub.outgoing.arrived() => publish(settings, hub, &mut publisher).await?,
             // A connection whose other end is gone, or hangs, says nothing.
-            _ = ping.tick() => ::redis::cmd("PING").query_async::<()>(&mut listener).await?,
+            _ = pings.tick() => ping(&mut listener).await?,
         }
     }
 }
@@ -183,6 +211,10 @@ fn hear(
         }
         Ok(())
     }
+}
+
+async fn ping(listener: &mut MultiplexedConnection) -> Result<(), RedisError> {
+    ::redis::cmd("PING").query_async(listener).await
 }
 
 /// Publishes all that waits.

@@ -3,6 +3,7 @@
 use causeway::admin::http::Token;
 use causeway::admin::{Line, Problem};
 use causeway::auth::Auth;
+use causeway::bus::access::Access;
 use causeway::config::Config;
 use causeway::logging;
 use causeway::schema_file::{self, Follows};
@@ -50,6 +51,9 @@ pub(super) fn check(config: &Config, tell: &mut dyn FnMut(Line)) {
             check("tls_cert", Ok(tls.info().to_string() + &warnings.collect::<String>()));
         }
         Err(e) => check("tls_cert", Err(e.to_string())),
+    }
+    if let Some(access) = Access::new(config) {
+        check("redis", access.client().map(|_| access.to_string()).map_err(|e| e.to_string()));
     }
     let filter = logging::check_filter(&config.log);
     check("log", filter.map(|_| config.log.clone()).map_err(|e| format!("log: {e}")));

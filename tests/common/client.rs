@@ -87,6 +87,12 @@ impl Client {
         Self::try_send_request(connect_from(from, addr).into(), request.as_bytes())
     }
 
+    /// The same with a request target written by the caller.
+    #[track_caller]
+    pub fn over_to(stream: Stream, target: &str) -> Self {
+        Self::over(stream, target, &[])
+    }
+
     #[track_caller]
     fn over(stream: Stream, target: &str, early: &[u8]) -> Self {
         Self::try_over(stream, target, early).unwrap_or_else(|response| panic!("{target}: {response:?}"))

@@ -18,14 +18,19 @@ pub struct Redis {
 impl Redis {
     /// One on a free port.
     pub fn start() -> Self {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        Self::on(port)
+        Self::on(free_port())
     }
 
     /// One on that port, which is free.
     pub fn on(port: u16) -> Self {
+        Self::with(port, &[])
+    }
+
+    /// The same with more arguments.
+    pub fn with(port: u16, arguments: &[&str]) -> Self {
         let child = Command::new("redis-server")
             .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
+            .args(arguments)
             .current_dir(std::env::temp_dir())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -62,11 +67,16 @@ impl Redis {
 
     /// Publishes something, as anybody may who reaches it; gives how many have heard it.
     pub fn publish(&self, topic: &str, message: &[u8]) -> u64 {
+        let answer = self.command(&[b"PUBLISH", topic.as_bytes(), message]);
+        answer.trim_start_matches(':').parse().unwrap_or_else(|_| panic!("not a number: {answer}"))
+    }
+
+    /// Has Redis do something; gives the first line of its answer.
+    pub fn command(&self, parts: &[&[u8]]) -> String {
         use std::io::{BufRead, BufReader, Write};
         let mut stream = TcpStream::connect(self.addr()).unwrap();
-        let mut command = Vec::new();
-        command.extend_from_slice(b"*3\r\n");
-        for part in [&b"PUBLISH"[..], topic.as_bytes(), message] {
+        let mut command = format!("*{}\r\n", parts.len()).into_bytes();
+        for part in parts {
             command.extend_from_slice(format!("${}\r\n", part.len()).as_bytes());
             command.extend_from_slice(part);
             command.extend_from_slice(b"\r\n");
@@ -74,8 +84,14 @@ impl Redis {
         stream.write_all(&command).unwrap();
         let mut answer = String::new();
         BufReader::new(stream).read_line(&mut answer).unwrap();
-        answer.trim().trim_start_matches(':').parse().unwrap_or_else(|_| panic!("not a number: {answer}"))
+        assert!(!answer.starts_with('-'), "{answer}");
+        answer.trim_end().to_owned()
     }
+}
+
+/// A port that nobody listens on.
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 impl Drop for Redis {
@@ -87,13 +103,18 @@ impl Drop for Redis {
 
 /// Nodes, each in a data directory of its own.
 pub struct Cluster {
-    place: Place,
+    pub place: Place,
     redis_url: String,
 }
 
 impl Cluster {
     pub fn new(store: &'static str, redis: &Redis) -> Self {
-        Cluster { place: Place::new(store), redis_url: redis.url() }
+        Self::over(store, redis.url())
+    }
+
+    /// One whose nodes connect as that says.
+    pub fn over(store: &'static str, redis_url: String) -> Self {
+        Cluster { place: Place::new(store), redis_url }
     }
 
     /// Starts a node, and waits until it hears others.
@@ -108,7 +129,7 @@ impl Cluster {
         server
     }
 
-    /// Starts a node, whether there is a Redis or not.
+    /// Starts a node, whether there is a Redis or not. The settings go before those of all nodes.
     pub fn start_alone(&self, node: &str, settings: &[(&str, &str)]) -> Server {
         let cluster = [
             ("redis", self.redis_url.as_str()),
@@ -119,9 +140,8 @@ impl Cluster {
             ("redis-timeout-ms", "1000"),
             ("cluster-page-timeout-ms", "1000"),
         ];
-        let is_set = |name: &str| settings.iter().any(|(other, _)| *other == name);
-        let rest: Vec<_> = cluster.into_iter().filter(|(name, _)| !is_set(name)).collect();
-        self.place.at(node).serve_with(&[&rest, settings].concat())
+        let cluster = cluster.iter().filter(|(name, _)| settings.iter().all(|(other, _)| other != name));
+        self.place.at(node).serve_with(&cluster.chain(settings).copied().collect::<Vec<_>>())
     }
 
     /// Runs a command beside a node.
@@ -140,16 +160,24 @@ impl Cluster {
     /// Waits until the channel is the same at all of them, and has so many cells.
     #[track_caller]
     pub fn agree(&self, nodes: &[&str], channel: &str, cells: usize) {
+        self.agree_if(nodes, channel, |found| *found == json!(cells), &format!("{cells} cells"));
+    }
+
+    /// Waits until the channel is the same at all of them.
+    #[track_caller]
+    pub fn agree_on_all(&self, nodes: &[&str], channel: &str) {
+        self.agree_if(nodes, channel, |_| true, "what there is");
+    }
+
+    #[track_caller]
+    fn agree_if(&self, nodes: &[&str], channel: &str, is_right: impl Fn(&Value) -> bool, what: &str) {
         let deadline = Instant::now() + 2 * PATIENCE;
         loop {
             let found: Vec<_> = nodes.iter().map(|node| self.digest(node, channel)).collect();
-            if found.iter().all(|f| f == &found[0] && f.as_ref().is_some_and(|(_, n)| *n == json!(cells))) {
+            if found.iter().all(|f| f == &found[0] && f.as_ref().is_some_and(|(_, n)| is_right(n))) {
                 return;
             }
-            assert!(
-                Instant::now() < deadline,
-                "{nodes:?} do not agree on {cells} cells of {channel}: {found:?}"
-            );
+            assert!(Instant::now() < deadline, "{nodes:?} do not agree on {what} of {channel}: {found:?}");
             thread::sleep(Duration::from_millis(50));
         }
     }

@@ -50,7 +50,7 @@ fn tables_are_right_at_every_commit_and_a_real_clients_in_the_end() {
         let mut reader = Reader::open(&file(channel));
         let Snapshot { table, made, .. } = reader.look();
         let arguments = ["--channel", channel, "--schema", SCHEMA, "--table", "todos"];
-        let client = node("table.mjs", server.addr, &arguments, || {}).succeeds();
+        let client = node("table.mjs", &[server.addr], &arguments, |_| {}).succeeds();
         let mut expected: Vec<_> = client.lines().map(str::to_owned).collect();
         expected.sort_unstable();
         assert_same(&table, &expected, channel);

@@ -106,6 +106,7 @@ export class SyncClient {
     /** The server's version that the last ack told. */
     this.ackedAt = 0;
     this.connectedAt = 0;
+    this.pulled = 0;
   }
 
   async receive(message) {
@@ -197,9 +198,9 @@ export class SyncClient {
     socket.send(stringify({ ...message, siteId: this.db.siteid, channel: this.name }));
   }
 
-  /** The highest server version that this client has heard of. */
+  /** The highest version of its server that this client has heard of. */
   get heardOf() {
-    return Math.max(this.connectedAt, this.pulled ?? 0, this.ackedAt);
+    return Math.max(this.connectedAt, this.pulled, this.ackedAt);
   }
 
   /** Whether nothing is left to send, and nothing left to come up to the server's version `tail`. */
