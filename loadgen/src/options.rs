@@ -63,7 +63,7 @@ pub(crate) struct Common {
     /// Whether primary keys are scattered or rising
     #[arg(long, global = true, value_enum, default_value_t = Keys::Random)]
     pub(crate) keys: Keys,
-    /// What mixed and crash write; the values of the other scenarios are text, which proves its origin
+    /// What mixed, crash and cluster write; the values of the other scenarios are text, which proves its origin
     #[arg(long, global = true, value_enum, default_value_t = Values::Text)]
     pub(crate) values: Values,
 }
@@ -84,6 +84,18 @@ pub(crate) enum Scenario {
     Mixed(Mixed),
     /// Starts a server, kills it under load over and over, and checks that nothing acked is lost
     Crash(Crash),
+    /// Starts several servers and the Redis over which they hear each other, makes faults, and checks that all end equal
+    Cluster(Cluster),
+}
+
+impl Scenario {
+    /// How many servers the clients connect to.
+    pub(crate) fn servers(&self) -> usize {
+        match self {
+            Scenario::Cluster(cluster) => cluster.nodes,
+            _ => 1,
+        }
+    }
 }
 
 /// When a closed-loop sender may send its next update.
@@ -208,15 +220,12 @@ pub(crate) struct Mixed {
     pub(crate) pull_ms: u64,
 }
 
-/// Options of `crash`.
+/// How servers are started.
 #[derive(Debug, Clone, Args, Serialize)]
-pub(crate) struct Crash {
+pub(crate) struct Serving {
     /// The server's store
     #[arg(long, default_value = "sqlite")]
     pub(crate) store: String,
-    /// Times the server is killed under load
-    #[arg(long, default_value_t = 20)]
-    pub(crate) rounds: u64,
     /// The server's program; by default `causeway` beside this program, else on the PATH
     #[arg(long)]
     pub(crate) server: Option<PathBuf>,
@@ -229,6 +238,17 @@ pub(crate) struct Crash {
     /// A further argument for the server, such as --server-arg=--shards=2; may be given again
     #[arg(long = "server-arg", allow_hyphen_values = true)]
     pub(crate) server_args: Vec<String>,
+}
+
+/// Options of `crash`.
+#[derive(Debug, Clone, Args, Serialize)]
+pub(crate) struct Crash {
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub(crate) serving: Serving,
+    /// Times the server is killed under load
+    #[arg(long, default_value_t = 20)]
+    pub(crate) rounds: u64,
     /// A shell command to run after each kill under load, while no server runs; CRASH_DATA and CRASH_ROUND tell it
     /// the data directory and the round, from 0
     #[arg(long)]
@@ -245,6 +265,66 @@ pub(crate) struct Crash {
     /// Unacked updates of each writer
     #[arg(long, default_value_t = 4)]
     pub(crate) in_flight: usize,
+}
+
+/// Options of `cluster`.
+#[derive(Debug, Clone, Args, Serialize)]
+pub(crate) struct Cluster {
+    /// Servers that hear each other, each with a directory of its own below --data
+    #[arg(long, default_value_t = 3)]
+    pub(crate) nodes: usize,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub(crate) serving: Serving,
+    /// The redis-server's program
+    #[arg(long, default_value = "redis-server")]
+    pub(crate) redis_server: PathBuf,
+    /// Fault: SIGKILL a node, and start it again
+    #[arg(long)]
+    pub(crate) kill_node: bool,
+    /// Fault: SIGKILL Redis, and start it again
+    #[arg(long)]
+    pub(crate) kill_redis: bool,
+    /// Fault: SIGSTOP Redis, and let it go on
+    #[arg(long)]
+    pub(crate) pause_redis: bool,
+    /// Fault: what a node and Redis send each other is swallowed, one way or both, or their connections are cut. Each
+    /// node comes to Redis by way of this program
+    #[arg(long)]
+    pub(crate) partition: bool,
+    /// Switch the nodes' repairs off, to see the run fail
+    #[arg(long)]
+    pub(crate) no_repair: bool,
+    /// Seconds that the nodes may take to become equal, once nothing is written and no fault is left
+    #[arg(long, default_value_t = 60.0)]
+    pub(crate) settle: f64,
+    /// Channels
+    #[arg(long, default_value_t = 4)]
+    pub(crate) channels: usize,
+    /// Writers of each channel at each node; they follow as well
+    #[arg(long, default_value_t = 2)]
+    pub(crate) clients: usize,
+    /// Followers of each channel at each node; every other one hangs up and resumes over and over
+    #[arg(long, default_value_t = 2)]
+    pub(crate) followers: usize,
+    /// Clients of each channel that go from node to node; every other one writes
+    #[arg(long, default_value_t = 2)]
+    pub(crate) movers: usize,
+    /// Rows that all writers of a channel share; each has some of its own besides
+    #[arg(long, default_value_t = 200)]
+    pub(crate) rows: u64,
+    /// Changes in an update, at most, but for now and then one that has all of a writer's own rows
+    #[arg(long, default_value_t = 5)]
+    pub(crate) changes: usize,
+    /// Closed loop: unacked updates of each writer
+    #[arg(long, default_value_t = 4)]
+    pub(crate) in_flight: usize,
+    /// Open loop: updates a second over all writers, sent when due whatever the servers do
+    #[arg(long)]
+    pub(crate) rate: Option<f64>,
+    /// Milliseconds that a client stays that hangs up or goes to another node, on average
+    #[arg(long, default_value_t = 300)]
+    pub(crate) stay_ms: u64,
 }
 
 impl Options {
@@ -267,9 +347,12 @@ impl Options {
         if common.value_bytes < STAMP_BYTES {
             return Err(format!("--value-bytes must be at least {STAMP_BYTES}: values prove their origin"));
         }
-        if common.values == Values::Any && !matches!(self.scenario, Scenario::Mixed(_) | Scenario::Crash(_)) {
+        let any_values =
+            matches!(self.scenario, Scenario::Mixed(_) | Scenario::Crash(_) | Scenario::Cluster(_));
+        if common.values == Values::Any && !any_values {
             return Err(
-                "--values any is for mixed and crash only: the others prove a value's origin by its text"
+                "--values any is for mixed, crash and cluster only: the others prove a value's origin by \
+                        its text"
                     .into(),
             );
         }
@@ -321,6 +404,21 @@ impl Options {
                 at_least_one("--rows", crash.rows)?;
                 at_least_one("--in-flight", crash.in_flight as u64)
             }
+            Scenario::Cluster(cluster) => {
+                if !(2..=9).contains(&cluster.nodes) {
+                    return Err("--nodes must be from 2 to 9".into());
+                }
+                if !(0.0..=86_400.0).contains(&cluster.settle) {
+                    return Err("--settle must be from 0 to 86400".into());
+                }
+                at_least_one("--channels", cluster.channels as u64)?;
+                at_least_one("--clients", cluster.clients as u64)?;
+                at_least_one("--rows", cluster.rows)?;
+                at_least_one("--changes", cluster.changes as u64)?;
+                at_least_one("--in-flight", cluster.in_flight as u64)?;
+                at_least_one("--stay-ms", cluster.stay_ms)?;
+                valid_rate(cluster.rate)
+            }
         }
     }
 }
@@ -329,13 +427,20 @@ impl Writing {
     fn validate(&self, writers: u64) -> Result<(), String> {
         at_least_one("--changes", self.changes as u64)?;
         at_least_one("--in-flight", self.in_flight as u64)?;
-        if self.rate.is_some_and(|rate| !(rate > 0.0 && rate <= 10_000_000.0)) {
-            return Err("--rate must be above 0, and at most 10000000".into());
-        }
+        valid_rate(self.rate)?;
         if self.rows > 0 && self.rows < writers {
             return Err("--rows must be 0, or at least one for each writer of a channel".into());
         }
         Ok(())
+    }
+}
+
+fn valid_rate(rate: Option<f64>) -> Result<(), String> {
+    match rate {
+        Some(rate) if !(rate > 0.0 && rate <= 10_000_000.0) => {
+            Err("--rate must be above 0, and at most 10000000".into())
+        }
+        _ => Ok(()),
     }
 }
 
@@ -368,6 +473,8 @@ mod tests {
             "idle --connections 5000",
             "mixed --followers 0 --values any",
             "crash --store sled --rounds 5 --server-arg --shards=2 --server-arg --log=debug",
+            "cluster --nodes 2 --rate 100 --values any",
+            "cluster --store sled --kill-node --kill-redis --pause-redis --partition --no-repair --settle 0",
         ] {
             assert_eq!(check(good), Ok(()), "{good}");
         }
@@ -394,6 +501,9 @@ mod tests {
             ("idle --channels 0", "--channels"),
             ("mixed --clients 0", "--clients"),
             ("crash --rounds 0", "--rounds"),
+            ("cluster --nodes 1", "--nodes"),
+            ("cluster --settle -1", "--settle"),
+            ("cluster --rate 0", "--rate"),
             ("nothing", "nothing"),
         ] {
             let error = check(bad).expect_err(bad);
