@@ -502,7 +502,7 @@ mod tests {
             ("mixed --clients 0", "--clients"),
             ("crash --rounds 0", "--rounds"),
             ("cluster --nodes 1", "--nodes"),
-            ("cluster --settle -1", "--settle"),
+            ("cluster --settle NaN", "--settle"),
             ("cluster --rate 0", "--rate"),
             ("nothing", "nothing"),
         ] {

@@ -92,8 +92,8 @@ pub(super) async fn run(run: Arc<Run>, scenario: &Scenario, cluster: &Cluster) -
     }
     let latencies = [
         (Latency::Ack, "to the ack"),
-        (Latency::Delivery, "to a follower at its node"),
-        (Latency::CrossDelivery, "at another node"),
+        (Latency::Delivery, "delivery, same node"),
+        (Latency::CrossDelivery, "delivery, other node"),
     ];
     let mut report = Report::new(&run, scenario, &figures, &rates, &latencies, facts);
     if !settings.is_empty() {
@@ -131,10 +131,10 @@ fn clients(run: &Run, cluster: &Cluster, channels: &[Arc<Channel>], nodes: &Arc<
         };
         for node in 0..cluster.nodes {
             (0..cluster.clients).for_each(|_| add(node, Habit::Stays, true));
-            let habit = |n: usize| if n % 2 == 0 { Habit::Stays } else { Habit::Resumes };
+            let habit = |n: usize| if n.is_multiple_of(2) { Habit::Stays } else { Habit::Resumes };
             (0..cluster.followers).for_each(|n| add(node, habit(n), false));
         }
-        (0..cluster.movers).for_each(|n| add(n % cluster.nodes, Habit::Moves, n % 2 == 0));
+        (0..cluster.movers).for_each(|n| add(n % cluster.nodes, Habit::Moves, n.is_multiple_of(2)));
     }
     clients
 }

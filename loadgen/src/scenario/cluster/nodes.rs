@@ -185,11 +185,12 @@ impl Nodes {
         let Some(proxy) = &self.nodes[node].proxy else { return };
         let proxy = proxy.lock().await;
         proxy.swallow(to_redis, from_redis);
-        self.count(match (to_redis, from_redis) {
-            (true, true) => "faults: partitions, both ways",
-            (true, false) => "faults: partitions, to Redis",
-            _ => "faults: partitions, from Redis",
-        });
+        self.count("faults: partitions");
+        match (to_redis, from_redis) {
+            (true, false) => self.count("faults: partitions to Redis only"),
+            (false, true) => self.count("faults: partitions from Redis only"),
+            _ => {}
+        }
         tokio::time::sleep(lasts).await;
         proxy.swallow(false, false);
     }
