@@ -10,7 +10,7 @@ use crate::rng::{Rng, mix};
 const AFTER_MS: Range<u64> = 200..1_800;
 /// How long a killed process stays away, in milliseconds.
 const AWAY_MS: Range<u64> = 50..1_500;
-/// How long Redis is stopped, in milliseconds: by turns shorter and longer than the nodes wait for it.
+/// How long Redis is stopped, in milliseconds: about half of the pauses are longer than the nodes wait for it.
 const PAUSE_MS: Range<u64> = 50..2_000;
 /// How long a partition lasts, in milliseconds.
 const PARTITION_MS: Range<u64> = 200..2_500;
