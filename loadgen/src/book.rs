@@ -266,7 +266,7 @@ mod tests {
         let options =
             Options::try_parse_from(["x", "merge", "--url", "ws://127.0.0.1:1/"]).expect("good options");
         assert!(matches!(options.scenario, Scenario::Merge(_)));
-        Run::new(options.common).expect("a good URL")
+        Run::new(options.common, 1).expect("a good URL")
     }
 
     fn book(run: &Run, rows: u64, index: u64) -> Book {

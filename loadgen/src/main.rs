@@ -1,7 +1,7 @@
 //! `causeway-loadgen`: loads any server of the Server Implementation Guide's protocol, measures it, and verifies that
 //! nothing that was acked is lost.
 //!
-//! From the command line inwards: [`options`] → [`scenario`] (one module each; `crash` starts its server itself) → writers ([`writer`], [`book`]),
+//! From the command line inwards: [`options`] → [`scenario`] (one module each; `crash` and `cluster` start their servers themselves) → writers ([`writer`], [`book`]),
 //! followers ([`follower`], [`sent`]) and pulls ([`puller`]) over connections ([`conn`], [`frame`], [`target`]) →
 //! figures ([`meter`], [`process`], [`mod@run`]) and faults ([`cells`], [`verdict`]) → [`report`]. What the changes look
 //! like, and how they are recognised when they come back, is in [`plan`] and [`scan`].
@@ -63,7 +63,7 @@ fn run(options: &Options) -> Result<Report, String> {
         .enable_all()
         .build()
         .map_err(|e| format!("no runtime: {e}"))?;
-    let run = Run::new(options.common.clone())?;
+    let run = Run::new(options.common.clone(), options.scenario.servers())?;
     let report = runtime.block_on(async { scenario::run(run, &options.scenario).await })?;
     print!("{}", report.table());
     if let Some(path) = &options.common.json {

@@ -59,6 +59,8 @@ pub(crate) enum Latency {
     Ack,
     /// From an update's due or send time to its receipt by one follower.
     Delivery,
+    /// The same, to a follower at another server than the update was sent to.
+    CrossDelivery,
     /// From a pull to the end of its answer.
     Pull,
 }

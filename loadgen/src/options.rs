@@ -5,8 +5,10 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::Serialize;
 
-use crate::plan::{Keys, STAMP_BYTES};
+use crate::plan::Keys;
 use crate::val::Values;
+
+mod validate;
 
 /// Loads a server of the Server Implementation Guide's protocol, measures it, and verifies that it lost nothing.
 #[derive(Debug, Parser)]
@@ -63,7 +65,7 @@ pub(crate) struct Common {
     /// Whether primary keys are scattered or rising
     #[arg(long, global = true, value_enum, default_value_t = Keys::Random)]
     pub(crate) keys: Keys,
-    /// What mixed and crash write; the values of the other scenarios are text, which proves its origin
+    /// What mixed, crash and cluster write; the values of the other scenarios are text, which proves its origin
     #[arg(long, global = true, value_enum, default_value_t = Values::Text)]
     pub(crate) values: Values,
 }
@@ -84,6 +86,18 @@ pub(crate) enum Scenario {
     Mixed(Mixed),
     /// Starts a server, kills it under load over and over, and checks that nothing acked is lost
     Crash(Crash),
+    /// Starts several servers and the Redis over which they hear each other, makes faults, and checks that all end equal
+    Cluster(Cluster),
+}
+
+impl Scenario {
+    /// How many servers the clients connect to.
+    pub(crate) fn servers(&self) -> usize {
+        match self {
+            Scenario::Cluster(cluster) => cluster.nodes,
+            _ => 1,
+        }
+    }
 }
 
 /// When a closed-loop sender may send its next update.
@@ -208,15 +222,12 @@ pub(crate) struct Mixed {
     pub(crate) pull_ms: u64,
 }
 
-/// Options of `crash`.
+/// How servers are started.
 #[derive(Debug, Clone, Args, Serialize)]
-pub(crate) struct Crash {
+pub(crate) struct Serving {
     /// The server's store
     #[arg(long, default_value = "sqlite")]
     pub(crate) store: String,
-    /// Times the server is killed under load
-    #[arg(long, default_value_t = 20)]
-    pub(crate) rounds: u64,
     /// The server's program; by default `causeway` beside this program, else on the PATH
     #[arg(long)]
     pub(crate) server: Option<PathBuf>,
@@ -229,6 +240,17 @@ pub(crate) struct Crash {
     /// A further argument for the server, such as --server-arg=--shards=2; may be given again
     #[arg(long = "server-arg", allow_hyphen_values = true)]
     pub(crate) server_args: Vec<String>,
+}
+
+/// Options of `crash`.
+#[derive(Debug, Clone, Args, Serialize)]
+pub(crate) struct Crash {
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub(crate) serving: Serving,
+    /// Times the server is killed under load
+    #[arg(long, default_value_t = 20)]
+    pub(crate) rounds: u64,
     /// A shell command to run after each kill under load, while no server runs; CRASH_DATA and CRASH_ROUND tell it
     /// the data directory and the round, from 0
     #[arg(long)]
@@ -247,157 +269,62 @@ pub(crate) struct Crash {
     pub(crate) in_flight: usize,
 }
 
-impl Options {
-    /// Refuses what clap cannot see is senseless.
-    pub(crate) fn validate(&self) -> Result<(), String> {
-        let common = &self.common;
-        for (name, seconds) in [
-            ("--seconds", common.seconds),
-            ("--warmup-seconds", common.warmup_seconds),
-            ("--drain-seconds", common.drain_seconds),
-        ] {
-            if !(0.0..=86_400.0).contains(&seconds) {
-                return Err(format!("{name} must be from 0 to 86400"));
-            }
-        }
-        at_least_one("--columns", u64::from(common.columns))?;
-        if common.seconds == 0.0 {
-            return Err("--seconds must be above 0".into());
-        }
-        if common.value_bytes < STAMP_BYTES {
-            return Err(format!("--value-bytes must be at least {STAMP_BYTES}: values prove their origin"));
-        }
-        if common.values == Values::Any && !matches!(self.scenario, Scenario::Mixed(_) | Scenario::Crash(_)) {
-            return Err(
-                "--values any is for mixed and crash only: the others prove a value's origin by its text"
-                    .into(),
-            );
-        }
-        let plain = |c: char| c.is_ascii_alphanumeric() || c == '_';
-        if common.table.is_empty() || common.table.len() > 255 || !common.table.chars().all(plain) {
-            return Err("--table must be 1 to 255 letters, digits and underscores".into());
-        }
-        if let Some(prefix) = &common.channel_prefix
-            && (prefix.is_empty() || prefix.len() > 200 || prefix.chars().any(char::is_control))
-        {
-            return Err("--channel-prefix must be 1 to 200 bytes without control characters".into());
-        }
-        match &self.scenario {
-            Scenario::Merge(merge) => {
-                at_least_one("--channels", merge.channels as u64)?;
-                at_least_one("--connections-per-channel", merge.connections_per_channel as u64)?;
-                merge.writing.validate(merge.connections_per_channel as u64)
-            }
-            Scenario::Fanout(fanout) => {
-                at_least_one("--followers", fanout.followers as u64)?;
-                if fanout.writing.in_flight > 100_000 {
-                    return Err("--in-flight must be at most 100000".into());
-                }
-                fanout.writing.validate(1)
-            }
-            Scenario::Pull(pull) => {
-                at_least_one("--rows", pull.rows)?;
-                at_least_one("--changes", pull.changes as u64)?;
-                at_least_one("--pulls", pull.pulls)?;
-                at_least_one("--connections", pull.connections as u64)
-            }
-            Scenario::Idle(idle) => {
-                at_least_one("--connections", idle.connections as u64)?;
-                at_least_one("--channels", idle.channels as u64)
-            }
-            Scenario::Mixed(mixed) => {
-                at_least_one("--channels", mixed.channels as u64)?;
-                at_least_one("--clients", mixed.clients as u64)?;
-                at_least_one("--rows", mixed.rows)?;
-                at_least_one("--changes", mixed.changes as u64)?;
-                at_least_one("--reconnect-ms", mixed.reconnect_ms)?;
-                at_least_one("--pull-ms", mixed.pull_ms)?;
-                at_least_one("--in-flight", mixed.in_flight as u64)
-            }
-            Scenario::Crash(crash) => {
-                at_least_one("--rounds", crash.rounds)?;
-                at_least_one("--channels", crash.channels as u64)?;
-                at_least_one("--clients", crash.clients as u64)?;
-                at_least_one("--rows", crash.rows)?;
-                at_least_one("--in-flight", crash.in_flight as u64)
-            }
-        }
-    }
-}
-
-impl Writing {
-    fn validate(&self, writers: u64) -> Result<(), String> {
-        at_least_one("--changes", self.changes as u64)?;
-        at_least_one("--in-flight", self.in_flight as u64)?;
-        if self.rate.is_some_and(|rate| !(rate > 0.0 && rate <= 10_000_000.0)) {
-            return Err("--rate must be above 0, and at most 10000000".into());
-        }
-        if self.rows > 0 && self.rows < writers {
-            return Err("--rows must be 0, or at least one for each writer of a channel".into());
-        }
-        Ok(())
-    }
-}
-
-fn at_least_one(name: &str, value: u64) -> Result<(), String> {
-    if value == 0 { Err(format!("{name} must be at least 1")) } else { Ok(()) }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn check(args: &str) -> Result<(), String> {
-        let args = ["causeway-loadgen"].into_iter().chain(args.split_whitespace());
-        Options::try_parse_from(args).map_err(|e| e.to_string())?.validate()
-    }
-
-    #[test]
-    fn the_command_line_is_well_made() {
-        <Options as clap::CommandFactory>::command().debug_assert();
-    }
-
-    #[test]
-    fn good_options_pass() {
-        for good in [
-            "merge",
-            "merge --channels 64 --changes 1 --in-flight 8 --seconds 5 --pid 1",
-            "--url ws://127.0.0.1:1/ merge --rate 1000 --rows 10 --connections-per-channel 10",
-            "fanout --followers 500 --window acks --in-flight 16 --slow-follower --stalling-followers 1",
-            "pull --pulls 3",
-            "idle --connections 5000",
-            "mixed --followers 0 --values any",
-            "crash --store sled --rounds 5 --server-arg --shards=2 --server-arg --log=debug",
-        ] {
-            assert_eq!(check(good), Ok(()), "{good}");
-        }
-    }
-
-    #[test]
-    fn senseless_options_are_refused_by_name() {
-        for (bad, name) in [
-            ("merge --channels 0", "--channels"),
-            ("merge --changes 0", "--changes"),
-            ("merge --in-flight 0", "--in-flight"),
-            ("merge --rate 0", "--rate"),
-            ("merge --rate NaN", "--rate"),
-            ("merge --rows 3 --connections-per-channel 4", "--rows"),
-            ("merge --seconds 0", "--seconds"),
-            ("merge --warmup-seconds NaN", "--warmup-seconds"),
-            ("merge --value-bytes 3", "--value-bytes"),
-            ("merge --columns 0", "--columns"),
-            ("merge --table a\"b", "--table"),
-            ("merge --values any", "--values"),
-            ("fanout --followers 0", "--followers"),
-            ("fanout --window never", "--window"),
-            ("pull --pulls 0", "--pulls"),
-            ("idle --channels 0", "--channels"),
-            ("mixed --clients 0", "--clients"),
-            ("crash --rounds 0", "--rounds"),
-            ("nothing", "nothing"),
-        ] {
-            let error = check(bad).expect_err(bad);
-            assert!(error.contains(name), "{bad}: {error}");
-        }
-    }
+/// Options of `cluster`.
+#[derive(Debug, Clone, Args, Serialize)]
+pub(crate) struct Cluster {
+    /// Servers that hear each other, each with a directory of its own below --data
+    #[arg(long, default_value_t = 3)]
+    pub(crate) nodes: usize,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub(crate) serving: Serving,
+    /// The redis-server's program
+    #[arg(long, default_value = "redis-server")]
+    pub(crate) redis_server: PathBuf,
+    /// Fault: SIGKILL a node, and start it again
+    #[arg(long)]
+    pub(crate) kill_node: bool,
+    /// Fault: SIGKILL Redis, and start it again
+    #[arg(long)]
+    pub(crate) kill_redis: bool,
+    /// Fault: SIGSTOP Redis, and let it go on
+    #[arg(long)]
+    pub(crate) pause_redis: bool,
+    /// Fault: what a node and Redis send each other is swallowed, one way or both, or their connections are cut. Each
+    /// node comes to Redis by way of this program
+    #[arg(long)]
+    pub(crate) partition: bool,
+    /// Switch the nodes' repairs off, to see the run fail
+    #[arg(long)]
+    pub(crate) no_repair: bool,
+    /// Seconds that the nodes may take to become equal, once nothing is written and no fault is left
+    #[arg(long, default_value_t = 60.0)]
+    pub(crate) settle: f64,
+    /// Channels
+    #[arg(long, default_value_t = 4)]
+    pub(crate) channels: usize,
+    /// Writers of each channel at each node; they follow as well
+    #[arg(long, default_value_t = 2)]
+    pub(crate) clients: usize,
+    /// Followers of each channel at each node; every other one hangs up and resumes over and over
+    #[arg(long, default_value_t = 2)]
+    pub(crate) followers: usize,
+    /// Clients of each channel that go from node to node; every other one writes
+    #[arg(long, default_value_t = 2)]
+    pub(crate) movers: usize,
+    /// Rows that all writers of a channel share; each has some of its own besides
+    #[arg(long, default_value_t = 200)]
+    pub(crate) rows: u64,
+    /// Changes in an update, at most, but for now and then one that has all of a writer's own rows
+    #[arg(long, default_value_t = 5)]
+    pub(crate) changes: usize,
+    /// Closed loop: unacked updates of each writer
+    #[arg(long, default_value_t = 4)]
+    pub(crate) in_flight: usize,
+    /// Open loop: updates a second over all writers, sent when due whatever the servers do
+    #[arg(long)]
+    pub(crate) rate: Option<f64>,
+    /// Milliseconds that a client stays that hangs up or goes to another node, on average
+    #[arg(long, default_value_t = 300)]
+    pub(crate) stay_ms: u64,
 }

@@ -40,7 +40,7 @@ pub(crate) struct Plan {
     pub(crate) channel: String,
     pub(crate) table: String,
     pub(crate) columns: u32,
-    /// What `mixed` and `crash` write.
+    /// What `mixed`, `crash` and `cluster` write.
     pub(crate) values: Values,
     keys: Keys,
     value_bytes: usize,

@@ -249,6 +249,7 @@ impl Report {
             Scenario::Idle(_) => "idle",
             Scenario::Mixed(_) => "mixed",
             Scenario::Crash(_) => "crash",
+            Scenario::Cluster(_) => "cluster",
         }
     }
 }

@@ -11,33 +11,39 @@ use crate::conn::{Conn, ConnError, ConnectWith};
 use crate::meter::{Count, Counts, Meter};
 use crate::options::Common;
 use crate::plan::{Plan, Shape};
-use crate::process::{self, Sample};
+use crate::process::{self, Processes, Sample};
 use crate::target::Target;
 use crate::verdict::Verdict;
 
 /// What all tasks of a run share.
 #[derive(Debug)]
 pub(crate) struct Run {
-    /// Where the server listens now: one that is started anew may be somewhere else.
-    target: RwLock<Target>,
+    /// Where each server listens now: one that is started anew may be somewhere else. Most scenarios have one.
+    targets: Vec<RwLock<Target>>,
     pub(crate) common: Common,
     pub(crate) prefix: String,
     pub(crate) meter: Meter,
     pub(crate) verdict: Verdict,
+    /// The server's process, or those of all servers.
+    pub(crate) processes: Processes,
     /// The server before anything was connected.
     pub(crate) server_before: Option<Sample>,
 }
 
 impl Run {
-    pub(crate) fn new(common: Common) -> Result<Arc<Self>, String> {
-        let target = RwLock::new(Target::parse(&common.url)?);
+    /// A run against so many servers.
+    pub(crate) fn new(common: Common, servers: usize) -> Result<Arc<Self>, String> {
+        let target = Target::parse(&common.url)?;
+        let targets = (0..servers).map(|_| RwLock::new(target.clone())).collect();
+        let processes = Processes::default();
         let server_before = match common.pid {
             Some(pid) => Some(process::sample(Some(pid)).map_err(|e| format!("--pid {pid}: {e}"))?),
             None => None,
         };
+        common.pid.into_iter().for_each(|pid| processes.add(pid));
         let prefix = common.channel_prefix.clone().unwrap_or_else(unique_prefix);
         let (meter, verdict) = (Meter::new(), Verdict::default());
-        Ok(Arc::new(Self { target, common, prefix, meter, verdict, server_before }))
+        Ok(Arc::new(Self { targets, common, prefix, meter, verdict, processes, server_before }))
     }
 
     /// The plan of the run's channel of this number.
@@ -57,19 +63,35 @@ impl Run {
         format!("{}-{number}", self.prefix)
     }
 
-    pub(crate) fn target(&self) -> Target {
-        self.target.read().unwrap_or_else(PoisonError::into_inner).clone()
+    /// How many servers there are.
+    pub(crate) fn servers(&self) -> usize {
+        self.targets.len()
     }
 
-    /// Connections go there from now on.
-    pub(crate) fn set_target(&self, url: &str) -> Result<(), String> {
-        *self.target.write().unwrap_or_else(PoisonError::into_inner) = Target::parse(url)?;
+    /// Where a server of them listens.
+    pub(crate) fn target(&self, server: usize) -> Target {
+        self.targets[server].read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Connections to the server go there from now on.
+    pub(crate) fn set_target(&self, server: usize, url: &str) -> Result<(), String> {
+        *self.targets[server].write().unwrap_or_else(PoisonError::into_inner) = Target::parse(url)?;
         Ok(())
     }
 
-    /// Opens a connection, within the drain time.
+    /// Opens a connection to the first server, within the drain time.
     pub(crate) async fn connect(&self, channel: &str, with: ConnectWith) -> Result<Conn, ConnError> {
-        let (limit, target) = (self.drain_limit(), self.target());
+        self.connect_to(0, channel, with).await
+    }
+
+    /// Opens a connection to a server, within the drain time.
+    pub(crate) async fn connect_to(
+        &self,
+        server: usize,
+        channel: &str,
+        with: ConnectWith,
+    ) -> Result<Conn, ConnError> {
+        let (limit, target) = (self.drain_limit(), self.target(server));
         tokio::time::timeout(limit, Conn::open(&target, channel, with))
             .await
             .unwrap_or(Err(ConnError::Timeout(limit.as_secs())))
@@ -88,6 +110,11 @@ impl Run {
     pub(crate) fn start_window(&self) {
         let warmup = Duration::from_secs_f64(self.common.warmup_seconds);
         self.meter.set_window(warmup, Duration::from_secs_f64(self.common.seconds));
+    }
+
+    /// Whether the measured window has closed.
+    pub(crate) fn is_over(&self) -> bool {
+        self.meter.now_ns() >= self.meter.closes_ns()
     }
 
     /// Counts a connection's end that nobody wanted.
@@ -135,7 +162,7 @@ pub(crate) async fn measure<T>(
     let progress = Progress::new(run, show);
     progress.line("warm-up");
     tokio::time::sleep_until(run.meter.instant_of(run.meter.opens_ns()).into()).await;
-    let sample = || run.common.pid.and_then(|pid| process::sample(Some(pid)).ok());
+    let sample = || run.processes.sample();
     let own = || process::sample(None).unwrap_or_default().cpu_s;
     let (started, counts, server, own_before) = (Instant::now(), run.meter.read(), sample(), own());
     let mut rss = server.map(|s| (s.rss_bytes, s.rss_bytes));

@@ -22,9 +22,9 @@ pub(crate) enum Pace {
 
 impl Pace {
     /// The pace of writer `who` of `writers`: an open loop's schedule is dealt out in turn.
-    pub(crate) fn of(writing: &crate::options::Writing, who: usize, writers: usize) -> Self {
-        match writing.rate {
-            None => Self::Closed { in_flight: writing.in_flight },
+    pub(crate) fn of(rate: Option<f64>, in_flight: usize, who: usize, writers: usize) -> Self {
+        match rate {
+            None => Self::Closed { in_flight },
             Some(rate) => {
                 let every = 1e9 / rate;
                 Self::Open {

@@ -9,24 +9,12 @@ use serde_json::Value;
 
 #[path = "../../tests/common/guarantees.rs"]
 mod guarantees;
+mod server;
+
+use server::server;
 
 /// What the other process of [`tamper`] is to do.
 const TASK: &str = "CRASH_TEST_TASK";
-
-/// The server beside the generator. `cargo test --workspace` builds it; else it is built here, once.
-fn server() -> PathBuf {
-    let server = Path::new(env!("CARGO_BIN_EXE_causeway-loadgen")).with_file_name("causeway");
-    if !server.is_file() {
-        let profile = if cfg!(debug_assertions) { "dev" } else { "release" };
-        let built = Command::new(env!("CARGO"))
-            .args(["build", "--package", "causeway", "--bin", "causeway", "--profile", profile])
-            .current_dir(env!("CARGO_MANIFEST_DIR"))
-            .status();
-        assert!(built.expect("cargo runs").success(), "the server builds");
-    }
-    assert!(server.is_file(), "{} is there", server.display());
-    server
-}
 
 struct Crashed {
     code: Option<i32>,

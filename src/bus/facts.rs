@@ -79,9 +79,9 @@ pub fn page(
 ) -> Result<(String, PageFacts, bytes::Bytes), StoreError> {
     readers.with(&pull.channel, |reader| {
         let site_id = reader.site_id()?;
-        let is_ours = site_id == *pull.site_id
-            && pull.after.version <= reader.head()?.version
-            && pull.complete <= pull.after.version;
+        // What is complete may well be above the last that was read: versions that were written over have nothing.
+        let asked = pull.after.version.max(pull.complete);
+        let is_ours = site_id == *pull.site_id && asked <= reader.head()?.version;
         let (after, from) = if is_ours { (pull.after, pull.complete) } else { (Position::default(), 0) };
         let start = PageStart { from: after, complete: from, has_versions: true };
         let (page, end) = read_page(reader, start, limits)?;

@@ -66,7 +66,7 @@ pub(super) async fn run(run: Arc<Run>, scenario: &Scenario, fanout: &Fanout) -> 
     let slow = slow_follower(&run, &plan, writing.slow_follower).await?;
 
     run.start_window();
-    let pace = Pace::of(writing, 0, 1);
+    let pace = Pace::of(writing.rate, writing.in_flight, 0, 1);
     let task = tokio::spawn({
         let run = Arc::clone(&run);
         async move {

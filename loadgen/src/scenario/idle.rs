@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use super::Failed;
 use crate::conn::ConnectWith;
 use crate::options::{Idle, Scenario};
-use crate::process::{self, Sample};
+use crate::process::Sample;
 use crate::report::Report;
 use crate::run::{Progress, Run, measure};
 
@@ -32,10 +32,10 @@ pub(super) async fn run(run: Arc<Run>, scenario: &Scenario, idle: &Idle) -> Resu
     progress.line("opening the channels");
     idlers.open(&run, 0..channels, idle.channels).await;
     tokio::time::sleep(SETTLE).await;
-    let opened = sample(&run);
+    let opened = run.processes.sample();
     progress.line("connecting");
     idlers.open(&run, channels..idle.connections, idle.channels).await;
-    let connected = sample(&run);
+    let connected = run.processes.sample();
     progress.line("settling");
     tokio::time::sleep(SETTLE).await;
     progress.done();
@@ -65,10 +65,6 @@ pub(super) async fn run(run: Arc<Run>, scenario: &Scenario, idle: &Idle) -> Resu
         }
     }
     Ok(Report::new(&run, scenario, &figures, &[], &[], facts))
-}
-
-fn sample(run: &Run) -> Option<Sample> {
-    run.common.pid.and_then(|pid| process::sample(Some(pid)).ok())
 }
 
 /// The connections, each a task that waits for what should never come.
@@ -103,7 +99,7 @@ async fn idle_on(
     permit: OwnedSemaphorePermit,
     greeted: &AtomicUsize,
 ) {
-    let source = source_of(run.target().address.ip(), number);
+    let source = source_of(run.target(0).address.ip(), number);
     let mut permit = Some(permit);
     let error = match run.connect(channel, ConnectWith { source, receive_buffer: None }).await {
         Ok(mut conn) => loop {

@@ -70,7 +70,7 @@ pub(super) async fn run(run: Arc<Run>, scenario: &Scenario, merge: &Merge) -> Re
     let all = connected.len();
     let mut tasks = JoinSet::new();
     for (who, (writer, channel)) in connected.into_iter().enumerate() {
-        let pace = Pace::of(&merge.writing, who, all);
+        let pace = Pace::of(merge.writing.rate, merge.writing.in_flight, who, all);
         tasks.spawn(write_and_verify(Arc::clone(&run), writer, channel, pace));
     }
     let closes = run.meter.instant_of(run.meter.closes_ns());

@@ -1,11 +1,14 @@
 //! The scenarios: each loads the server in one way, and verifies what it did.
 
+mod cluster;
 mod crash;
 mod fanout;
 mod idle;
 mod merge;
 mod mixed;
+mod place;
 mod pull;
+mod server;
 
 use std::sync::Arc;
 
@@ -27,6 +30,7 @@ pub(crate) async fn run(run: Arc<Run>, scenario: &Scenario) -> Result<Report, Fa
         Scenario::Idle(idle) => idle::run(run, scenario, idle).await,
         Scenario::Mixed(mixed) => mixed::run(run, scenario, mixed).await,
         Scenario::Crash(crash) => crash::run(run, scenario, crash).await,
+        Scenario::Cluster(cluster) => cluster::run(run, scenario, cluster).await,
     }
 }
 

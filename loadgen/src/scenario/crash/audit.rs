@@ -1,9 +1,6 @@
 //! What can be seen of a channel from outside after a kill, before any writer is back.
 
-use std::collections::HashSet;
-
-use serde_json::Value;
-
+use super::super::mixed::pulled::{pull, row_faults};
 use super::super::mixed::{Channel, Member};
 use crate::conn::ConnError;
 use crate::replica::{Edit, Replica, SENTINEL};
@@ -27,9 +24,9 @@ pub(super) async fn audit(
     who: usize,
     unacked: &[Vec<Vec<Edit>>],
 ) -> Result<Audited, ConnError> {
-    let seen = channel.seen();
-    let first = pull(run, channel, who).await?;
-    let second = pull(run, channel, who).await?;
+    let seen = channel.seen(0);
+    let first = pull(run, channel, Member::new("the audit", who)).await?;
+    let second = pull(run, channel, Member::new("the audit", who)).await?;
     let acked = channel.acked().clone();
     run.verdict.checked(acked.len());
     let report = |found: Vec<String>| {
@@ -60,45 +57,6 @@ pub(super) async fn audit(
     let more = expected.behind(&first.replica);
     report(more.into_iter().map(|what| format!("more is there than was sent whole, which {what}")).collect());
     Ok(audited)
-}
-
-/// Pulls the channel from 0, checks the rows and that they are all that was acked.
-pub(super) async fn final_pull(run: &Run, channel: &Channel, who: usize) -> Result<(), ConnError> {
-    let pulled = pull(run, channel, who).await?;
-    let found = row_faults(pulled.rows(), pulled.last());
-    run.verdict.faults(found.len() as u64, || {
-        found.iter().map(|what| format!("{} at the round's end: {what}", channel.name)).collect()
-    });
-    pulled.verify(run, channel);
-    Ok(())
-}
-
-async fn pull(run: &Run, channel: &Channel, who: usize) -> Result<Member, ConnError> {
-    let mut member = Member::keeping_rows("a pull from 0", who);
-    let mut conn = member.connect(run, channel).await?;
-    member.sync(run, channel, &mut conn).await?;
-    Ok(member)
-}
-
-/// What is wrong with the rows of a pull that reached version `tail`: cells twice, positions out of order, or above it.
-fn row_faults(rows: &[Value], tail: u64) -> Vec<String> {
-    let mut found = Vec::new();
-    let mut cells = HashSet::new();
-    let mut last = None;
-    for row in rows {
-        if !cells.insert((row[0].as_str(), row[1].as_str(), row[2].as_str())) {
-            found.push(format!("a cell came twice: {row}"));
-        }
-        let at = (row[5].as_u64(), row[8].as_u64());
-        if last >= Some(at) {
-            found.push(format!("positions do not rise: {row} after {last:?}"));
-        }
-        last = Some(at);
-        if at.0 > Some(tail) {
-            found.push(format!("a row above version {tail}: {row}"));
-        }
-    }
-    found
 }
 
 /// What became of an update without an answer.
@@ -135,21 +93,8 @@ fn out_of_order(survivors: &[Survivor]) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
     use crate::val::Val;
-
-    #[test]
-    fn rows_twice_out_of_order_or_above_the_tail_are_found() {
-        let row = |pk: &str, version: u64, seq: u64| json!(["t", pk, "c", "v", 1, version, "S", 1, seq]);
-        let good = [row("a", 1, 0), row("b", 1, 1), row("c", 3, 0)];
-        assert_eq!(row_faults(&good, 3), Vec::<String>::new());
-        assert_eq!(row_faults(&good, 2).len(), 1);
-        assert_eq!(row_faults(&[row("a", 1, 0), row("a", 2, 0)], 3).len(), 1);
-        assert_eq!(row_faults(&[row("a", 1, 1), row("b", 1, 1)], 3).len(), 1);
-        assert_eq!(row_faults(&[row("a", 2, 0), row("b", 1, 1)], 3).len(), 1);
-    }
 
     fn edit(pk: &str, val: &str) -> Edit {
         Edit { pk: pk.into(), cid: "c".into(), val: Val::Text(val.into()), col_version: 1, cl: 1 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::super::mixed::{Channel, Member, edit_row, next_edits};
+use super::super::mixed::{Channel, Member, next_edits, run_of_rows};
 use crate::conn::{Conn, ConnError, ConnectWith};
 use crate::meter::Count;
 use crate::options::Crash;
@@ -132,12 +132,12 @@ impl Client {
         // From the beginning a pull takes several pages.
         if round == 0 && member.replica.len() == 0 {
             let edits = run_of_rows(rng, &member.replica, &channel.keys, 0..crash.rows, 0);
-            member.write(run, channel, &mut conn, edits);
+            member.write(channel, &mut conn, run.meter.now_ns(), edits);
         }
         loop {
             while member.unacked() < crash.in_flight {
                 let edits = edits(rng, &member.replica, &channel.keys, crash.rows);
-                member.write(run, channel, &mut conn, edits);
+                member.write(channel, &mut conn, run.meter.now_ns(), edits);
             }
             member.turn(run, channel, &mut conn, Instant::now() + run.drain_limit()).await?;
         }
@@ -201,8 +201,8 @@ fn member(who: usize, kind: Kind) -> Member {
 /// One update of a writer: mostly small, some on hot rows, now and then many rows, large values, or more than a page.
 fn edits(rng: &mut Rng, replica: &Replica, keys: &Plan, rows: u64) -> Vec<Edit> {
     match rng.below(1_000) {
-        0..200 => next_edits(rng, replica, keys, HOT_ROWS.min(rows), 1),
-        200..970 => next_edits(rng, replica, keys, SHARED_ROWS.min(rows), SMALL_CHANGES),
+        0..200 => next_edits(rng, replica, keys, 0..HOT_ROWS.min(rows), 1),
+        200..970 => next_edits(rng, replica, keys, 0..SHARED_ROWS.min(rows), SMALL_CHANGES),
         970..993 => {
             let count = (BATCH_ROWS.start + rng.below(BATCH_ROWS.end - BATCH_ROWS.start)).min(rows);
             let start = rng.below(rows - count + 1);
@@ -211,13 +211,4 @@ fn edits(rng: &mut Rng, replica: &Replica, keys: &Plan, rows: u64) -> Vec<Edit> 
         993..997 => run_of_rows(rng, replica, keys, rows.saturating_sub(HEAVY_ROWS)..rows, HEAVY_BYTES),
         _ => run_of_rows(rng, replica, keys, 0..rows, 0),
     }
-}
-
-/// Edits each of the rows.
-fn run_of_rows(rng: &mut Rng, replica: &Replica, keys: &Plan, rows: Range<u64>, padding: usize) -> Vec<Edit> {
-    let mut edits = Vec::new();
-    for row in rows {
-        edit_row(rng, replica, keys, row, padding, &mut edits);
-    }
-    edits
 }

@@ -9,10 +9,8 @@ mod audit;
 mod client;
 mod offline;
 mod schedule;
-mod server;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -24,16 +22,17 @@ use tokio::time::Instant;
 use self::client::{Client, Ending, Kind};
 use self::offline::Verified;
 use self::schedule::{Further, Round};
-use self::server::{Launch, Server};
 use super::Failed;
-use super::mixed::{Channel, Member, next_edits};
+use super::mixed::{Channel, Member, next_edits, pulled};
+use super::place::Place;
+use super::server::{Launch, Server};
 use crate::conn::ConnError;
 use crate::meter::Count;
 use crate::options::{Crash, Scenario};
 use crate::replica::Replica;
 use crate::report::Report;
 use crate::rng::{Rng, mix};
-use crate::run::{Run, measure, unique_prefix};
+use crate::run::{Run, measure};
 
 /// Channels made in each round, to find out that one whose connect was answered stays.
 const NEW_CHANNELS: usize = 2;
@@ -45,8 +44,8 @@ const READERS: [Kind; 3] = [Kind::Follower, Kind::Hanging, Kind::Pulling];
 const FOREVER: Duration = Duration::from_secs(365 * 86_400);
 
 pub(super) async fn run(run: Arc<Run>, scenario: &Scenario, crash: &Crash) -> Result<Report, Failed> {
-    let place = Place::new(crash)?;
-    let launch = Launch::new(crash, place.data.clone())?;
+    let place = Place::new(crash.serving.data.as_deref(), "crash")?;
+    let launch = Launch::new(&crash.serving, place.data.clone(), &[])?;
     run.meter.set_window(Duration::ZERO, FOREVER);
     let rates = [
         (Count::Acks, "updates acked"),
@@ -71,35 +70,6 @@ pub(super) async fn run(run: Arc<Run>, scenario: &Scenario, crash: &Crash) -> Re
     let mut report = Report::new(&run, scenario, &figures, &rates, &[], facts);
     notes.into_iter().for_each(|note| report.note(note));
     Ok(report)
-}
-
-/// Where the data lies.
-#[derive(Debug)]
-struct Place {
-    data: PathBuf,
-    /// The directory around it, if it was made for this run.
-    temporary: Option<PathBuf>,
-}
-
-impl Place {
-    fn new(crash: &Crash) -> Result<Self, Failed> {
-        let make = |dir: &Path| {
-            std::fs::create_dir_all(dir).map_err(|e| format!("{}: {e}", dir.display()))?;
-            std::path::absolute(dir).map_err(|e| format!("{}: {e}", dir.display()))
-        };
-        if let Some(data) = &crash.data {
-            return Ok(Self { data: make(data)?, temporary: None });
-        }
-        let temporary = make(&std::env::temp_dir().join(format!("causeway-crash-{}", unique_prefix())))?;
-        Ok(Self { data: make(&temporary.join("data"))?, temporary: Some(temporary) })
-    }
-
-    fn remove(&self) -> Result<(), Failed> {
-        match &self.temporary {
-            Some(dir) => std::fs::remove_dir_all(dir).map_err(|e| format!("{}: {e}", dir.display())),
-            None => Ok(()),
-        }
-    }
 }
 
 /// What was done and found, beside the faults.
@@ -171,7 +141,7 @@ impl Harness {
         let mut notes = Vec::new();
         let mut server = self.launch.spawn()?;
         // A server that never was up is no fault of a crash.
-        self.run.set_target(&server.up(self.run.drain_limit()).await?)?;
+        self.run.set_target(0, &server.up(self.run.drain_limit()).await?)?;
         self.recover().await;
         for number in 0..self.crash.rounds {
             let round = schedule::round(self.run.common.seed, number);
@@ -303,7 +273,7 @@ impl Harness {
     async fn start(&self) -> Result<Option<Server>, Failed> {
         let mut server = self.launch.spawn()?;
         match server.up(self.run.drain_limit()).await {
-            Ok(url) => self.run.set_target(&url).map(|()| Some(server)),
+            Ok(url) => self.run.set_target(0, &url).map(|()| Some(server)),
             Err(what) => {
                 self.run.verdict.fault(|| format!("after a kill: {what}"));
                 Ok(None)
@@ -368,9 +338,7 @@ impl Harness {
             let (run, channel) = (Arc::clone(&self.run), Arc::clone(&clients[0].channel));
             let who = clients[0].member.who;
             tasks.spawn(async move {
-                if let Err(e) = audit::final_pull(&run, &channel, who).await {
-                    run.connection_lost(&format!("last pull of {}", channel.name), &e);
-                }
+                pulled::verify(&run, &channel, Member::new("the round's last pull", who)).await;
             });
         }
         tasks.join_all().await;
@@ -401,7 +369,7 @@ impl Harness {
                 self.tally.channels_verified += lines.len() as u64;
                 let known = self.clients.iter().map(|client| &client.channel).chain(&self.made);
                 let lacks = |channel: &&Arc<Channel>| !lines.iter().any(|line| line.contains(&channel.name));
-                for channel in known.filter(|channel| channel.is_made()).filter(lacks) {
+                for channel in known.filter(|channel| channel.is_made(0)).filter(lacks) {
                     self.run.verdict.fault(|| format!("verify does not know channel {}", channel.name));
                 }
             }
@@ -423,10 +391,10 @@ async fn make_channels(run: Arc<Run>, round: u64, first: usize, mut ending: Endi
         let channel = Arc::new(Channel::new(&run, run.plan(number), 0));
         let name = format!("the first client of {}", channel.name);
         let mut member = Member::new(name.as_str(), 0);
-        let edits = next_edits(&mut rng, &Replica::default(), &channel.keys, 1, 1);
+        let edits = next_edits(&mut rng, &Replica::default(), &channel.keys, 0..1, 1);
         let answered = async {
             let mut conn = member.connect(&run, &channel).await?;
-            member.write(&run, &channel, &mut conn, edits);
+            member.write(&channel, &mut conn, run.meter.now_ns(), edits);
             while !member.unacked_updates().is_empty() {
                 member.turn(&run, &channel, &mut conn, Instant::now() + run.drain_limit()).await?;
             }

@@ -5,8 +5,8 @@ use std::io;
 use std::path::Path;
 use std::process::Command;
 
+use super::super::server::Launch;
 use super::Failed;
-use super::server::Launch;
 
 /// What the server's own check said.
 #[derive(Debug, PartialEq, Eq)]

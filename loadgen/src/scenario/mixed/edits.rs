@@ -1,23 +1,25 @@
 //! What the writers of a mixed channel do to its rows.
 
+use std::ops::Range;
+
 use crate::plan::Plan;
 use crate::replica::{Edit, Replica, SENTINEL};
 use crate::rng::Rng;
 use crate::val::Val;
 
-/// Edits of up to `most` of the first `rows` rows, picked at random, as a client that sees `replica` would make them.
+/// Edits of up to `most` of the rows, picked at random, as a client that sees `replica` would make them.
 pub(in crate::scenario) fn next_edits(
     rng: &mut Rng,
     replica: &Replica,
     keys: &Plan,
-    rows: u64,
+    rows: Range<u64>,
     most: usize,
 ) -> Vec<Edit> {
     let wanted = 1 + rng.below(most as u64) as usize;
     let mut edits = Vec::new();
     let mut touched = Vec::new();
     for _ in 0..wanted {
-        let row = rng.below(rows);
+        let row = rows.start + rng.below(rows.end - rows.start);
         // Each row once an update: the edits are made from one state of the replica.
         if touched.contains(&row) {
             continue;
@@ -28,15 +30,23 @@ pub(in crate::scenario) fn next_edits(
     edits
 }
 
-/// Edits a row as it is due: a cell of it, its delete, or its insert. Values are padded by `padding` bytes.
-pub(in crate::scenario) fn edit_row(
+/// Edits each of the rows. Values are padded by `padding` bytes.
+pub(in crate::scenario) fn run_of_rows(
     rng: &mut Rng,
     replica: &Replica,
     keys: &Plan,
-    row: u64,
+    rows: Range<u64>,
     padding: usize,
-    edits: &mut Vec<Edit>,
-) {
+) -> Vec<Edit> {
+    let mut edits = Vec::new();
+    for row in rows {
+        edit_row(rng, replica, keys, row, padding, &mut edits);
+    }
+    edits
+}
+
+/// Edits a row as it is due: a cell of it, its delete, or its insert.
+fn edit_row(rng: &mut Rng, replica: &Replica, keys: &Plan, row: u64, padding: usize, edits: &mut Vec<Edit>) {
     let pk = keys.pk(row);
     let row = replica.row(&pk);
     let mut push = |cid: String, val: Val, col_version, cl| {

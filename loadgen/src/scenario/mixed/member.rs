@@ -21,13 +21,14 @@ pub(in crate::scenario) struct Member {
     pub(in crate::scenario) who: usize,
     pub(in crate::scenario) site: String,
     pub(in crate::scenario) replica: Replica,
-    /// Everything up to this version has been applied: where a pull resumes.
-    cursor: u64,
-    /// The highest version this connection has shown.
-    last: u64,
+    /// Which of the run's servers it connects to.
+    pub(in crate::scenario) server: usize,
+    /// How far it is with each database that it has met, and with which it is now: versions of one mean nothing to another.
+    reached: Vec<Reached>,
+    at: usize,
     greeted: bool,
-    /// The pull of this connection has been answered to its end.
-    answered: bool,
+    /// When the pull of this connection was answered to its end.
+    answered_ns: Option<u64>,
     guard: VersionGuard,
     /// Updates before this one were sent while a pull was being answered: the last page may hold more than they did, and
     /// come before their acks.
@@ -39,6 +40,16 @@ pub(in crate::scenario) struct Member {
     rows: Option<Vec<Value>>,
 }
 
+/// How far a member is with a channel's database on a server.
+#[derive(Debug, Default)]
+struct Reached {
+    site: String,
+    /// Everything up to this version has been applied: where a pull resumes.
+    cursor: u64,
+    /// The highest version that was shown.
+    last: u64,
+}
+
 impl Member {
     pub(in crate::scenario) fn new(name: impl Into<Arc<str>>, who: usize) -> Self {
         Self {
@@ -46,10 +57,11 @@ impl Member {
             who,
             site: format!("{:032X}", 0xCC_u128 << 120 | who as u128),
             replica: Replica::default(),
-            cursor: 0,
-            last: 0,
+            server: 0,
+            reached: vec![Reached::default()],
+            at: 0,
             greeted: false,
-            answered: false,
+            answered_ns: None,
             guard: VersionGuard::default(),
             sent_in_pull: 0,
             pending: VecDeque::new(),
@@ -58,9 +70,14 @@ impl Member {
         }
     }
 
+    /// The same at another server.
+    pub(in crate::scenario) fn at(self, server: usize) -> Self {
+        Self { server, ..self }
+    }
+
     /// The same, but keeps every change that comes, as it comes.
-    pub(in crate::scenario) fn keeping_rows(name: impl Into<Arc<str>>, who: usize) -> Self {
-        Self { rows: Some(Vec::new()), ..Self::new(name, who) }
+    pub(super) fn keeping_rows(self) -> Self {
+        Self { rows: Some(Vec::new()), ..self }
     }
 
     /// What came, where it is kept.
@@ -70,12 +87,12 @@ impl Member {
 
     /// The highest version that this connection has shown.
     pub(in crate::scenario) fn last(&self) -> u64 {
-        self.last
+        self.reached[self.at].last
     }
 
     /// Whether the pull of this connection has been answered to its end.
     pub(in crate::scenario) fn is_answered(&self) -> bool {
-        self.answered
+        self.answered_ns.is_some()
     }
 
     pub(in crate::scenario) fn unacked(&self) -> usize {
@@ -85,6 +102,11 @@ impl Member {
     /// The updates without an answer, oldest first.
     pub(in crate::scenario) fn unacked_updates(&self) -> Vec<Vec<Edit>> {
         self.pending.iter().map(|(.., edits)| edits.clone()).collect()
+    }
+
+    /// When the oldest update without an answer was due.
+    pub(in crate::scenario) fn waiting_since_ns(&self) -> Option<u64> {
+        self.pending.front().map(|(_, due_ns, _)| *due_ns)
     }
 
     /// Connects and asks for everything above the cursor, once greeted.
@@ -103,16 +125,16 @@ impl Member {
         channel: &Channel,
         with: ConnectWith,
     ) -> Result<Conn, ConnError> {
-        let mut conn = run.connect(&channel.name, with).await?;
-        (self.greeted, self.answered) = (false, false);
+        let mut conn = run.connect_to(self.server, &channel.name, with).await?;
+        (self.greeted, self.answered_ns) = (false, None);
         let deadline = Instant::now() + run.drain_limit();
         while !self.greeted {
             self.turn(run, channel, &mut conn, deadline).await?;
         }
-        let pull =
-            json!({"type": "pull", "siteId": self.site, "version": self.cursor, "channel": channel.name});
+        let cursor = self.reached[self.at].cursor;
+        let pull = json!({"type": "pull", "siteId": self.site, "version": cursor, "channel": channel.name});
         conn.queue_text(pull.to_string().as_bytes());
-        self.guard.pulled(self.cursor);
+        self.guard.pulled(cursor);
         Ok(conn)
     }
 
@@ -123,7 +145,7 @@ impl Member {
         channel: &Channel,
         conn: &mut Conn,
     ) -> Result<(), ConnError> {
-        while !self.answered {
+        while !self.is_answered() {
             self.turn(run, channel, conn, Instant::now() + run.drain_limit()).await?;
         }
         Ok(())
@@ -164,27 +186,32 @@ impl Member {
         Ok(())
     }
 
-    /// Applies the edits here and queues them for the server: local first.
+    /// Applies the edits, due at `due_ns`, here and queues them for the server: local first.
     pub(in crate::scenario) fn write(
         &mut self,
-        run: &Run,
         channel: &Channel,
         conn: &mut Conn,
+        due_ns: u64,
         edits: Vec<Edit>,
     ) {
         let version = self.next_update;
         self.next_update += 1;
         edits.iter().for_each(|edit| self.replica.apply(edit));
-        self.queue(channel, conn, version, &edits);
-        self.pending.push_back((version, run.meter.now_ns(), edits));
+        self.queue(channel, conn, version, due_ns, &edits);
+        self.pending.push_back((version, due_ns, edits));
     }
 
     /// Queues again what has no answer: an earlier connection may have taken it with it.
     pub(in crate::scenario) fn resend(&self, channel: &Channel, conn: &mut Conn) {
-        self.pending.iter().for_each(|(version, _, edits)| self.queue(channel, conn, *version, edits));
+        let again =
+            |(version, due_ns, edits): &(_, _, Vec<_>)| self.queue(channel, conn, *version, *due_ns, edits);
+        self.pending.iter().for_each(again);
     }
 
-    fn queue(&self, channel: &Channel, conn: &mut Conn, version: u64, edits: &[Edit]) {
+    fn queue(&self, channel: &Channel, conn: &mut Conn, version: u64, due_ns: u64, edits: &[Edit]) {
+        if let Some(timing) = &channel.timing {
+            edits.iter().for_each(|edit| timing.note(edit, due_ns, self.server));
+        }
         let wire: Vec<Value> = edits
             .iter()
             .enumerate()
@@ -205,20 +232,23 @@ impl Member {
         };
         let version = message["version"].as_u64();
         let received = message["received"].as_u64();
-        channel.saw(version.unwrap_or(0));
+        channel.saw(self.server, version.unwrap_or(0));
         if matches!(message["type"].as_str(), Some("connected" | "ack"))
             && version > Some(0)
-            && let Some(known) = channel.other_site(message["siteId"].as_str().unwrap_or_default())
+            && let Some(known) =
+                channel.other_site(self.server, message["siteId"].as_str().unwrap_or_default())
         {
             fault(format!("the channel was site {known}, now it is {}", message["siteId"]));
         }
         match (message["type"].as_str(), version) {
             (Some("connected"), Some(version)) => {
-                if version < self.last {
-                    fault(format!("version fell from {} to {version} over a reconnect", self.last));
+                self.meet(message["siteId"].as_str().unwrap_or_default());
+                if version < self.last() {
+                    fault(format!("version fell from {} to {version} over a reconnect", self.last()));
                 }
                 self.guard = VersionGuard::start(version);
-                (self.greeted, self.last) = (true, version);
+                self.greeted = true;
+                self.reached[self.at].last = version;
             }
             (Some("ack"), Some(version)) => {
                 let fell = self.guard.saw(version);
@@ -247,7 +277,10 @@ impl Member {
                 }
                 for change in changes {
                     match Edit::from_wire(change, &channel.table) {
-                        Some(edit) => self.replica.apply(&edit),
+                        Some(edit) => {
+                            self.time(run, channel, &edit);
+                            self.replica.apply(&edit);
+                        }
                         None => {
                             let name = &self.name;
                             run.verdict
@@ -255,7 +288,7 @@ impl Member {
                         }
                     }
                 }
-                self.advance(version, message["more"].as_bool());
+                self.advance(run, version, message["more"].as_bool());
                 run.meter.add(self.who, Count::Deliveries, 1);
                 run.meter.add(self.who, Count::DeliveredChanges, changes.len() as u64);
             }
@@ -270,20 +303,43 @@ impl Member {
         }
     }
 
-    /// Moves the cursor over an `update` that has been applied.
-    fn advance(&mut self, version: u64, more: Option<bool>) {
-        // A server without pages does not mark the answer to a pull; but only a live update's version is new.
-        let is_answer = more == Some(false) || (more.is_none() && !self.answered && version <= self.last);
-        // A live update that overtook the answer says nothing of what lies before it.
-        if self.answered || more.is_some() || is_answer {
-            self.cursor = version;
+    /// The database with this site id is the one that this connection is about.
+    fn meet(&mut self, site: &str) {
+        let known = self.reached.iter().position(|reached| reached.site == site);
+        self.at = known.unwrap_or_else(|| {
+            self.reached.push(Reached { site: site.to_owned(), ..Reached::default() });
+            self.reached.len() - 1
+        });
+    }
+
+    /// Measures how long a change took that is new here, if it was sent when this member had all before it.
+    fn time(&self, run: &Run, channel: &Channel, edit: &Edit) {
+        if let (Some(timing), Some(answered_ns)) = (&channel.timing, self.answered_ns)
+            && let Some((due_ns, server)) = timing.sent(edit)
+            && due_ns >= answered_ns
+            && !self.replica.has(edit)
+        {
+            let which = if server == self.server { Latency::Delivery } else { Latency::CrossDelivery };
+            run.meter.latency(self.who, which, due_ns, run.meter.now_ns());
         }
+    }
+
+    /// Moves the cursor over an `update` that has been applied.
+    fn advance(&mut self, run: &Run, version: u64, more: Option<bool>) {
+        let Reached { cursor, last, .. } = &mut self.reached[self.at];
+        // A server without pages does not mark the answer to a pull; but only a live update's version is new.
+        let is_answered = self.answered_ns.is_some();
+        let is_answer = more == Some(false) || (more.is_none() && !is_answered && version <= *last);
+        // A live update that overtook the answer says nothing of what lies before it.
+        if is_answered || more.is_some() || is_answer {
+            *cursor = version;
+        }
+        *last = version.max(*last);
         if is_answer {
-            self.answered = true;
+            self.answered_ns = Some(run.meter.now_ns());
             self.guard.answered();
             self.sent_in_pull = self.next_update;
         }
-        self.last = self.last.max(version);
     }
 
     fn answer(&mut self, received: Option<u64>) -> Option<(u64, u64, Vec<Edit>)> {

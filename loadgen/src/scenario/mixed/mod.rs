@@ -5,6 +5,8 @@
 
 mod edits;
 mod member;
+pub(super) mod pulled;
+mod timing;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -14,8 +16,9 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-pub(super) use self::edits::{edit_row, next_edits};
+pub(super) use self::edits::{next_edits, run_of_rows};
 pub(super) use self::member::Member;
+pub(super) use self::timing::Timing;
 use super::Failed;
 use crate::conn::ConnError;
 use crate::meter::{Count, Latency};
@@ -36,6 +39,15 @@ pub(super) struct Channel {
     /// Writers that still write or wait for acks.
     pub(super) writers_left: AtomicUsize,
     pub(super) keys: Arc<Plan>,
+    /// What its members were shown by each server.
+    shown: Vec<Shown>,
+    /// When each value was sent, if that is kept.
+    pub(super) timing: Option<Timing>,
+}
+
+/// What members of a channel were shown by a server.
+#[derive(Debug, Default)]
+struct Shown {
     /// The channel's site id, as the first message of a version gave it: before that, a server may not have made it.
     site: OnceLock<String>,
     /// The highest version in any message to any member.
@@ -50,8 +62,8 @@ impl Channel {
             acked: Mutex::default(),
             writers_left: AtomicUsize::new(writers),
             keys,
-            site: OnceLock::new(),
-            seen: AtomicU64::new(0),
+            shown: (0..run.servers()).map(|_| Shown::default()).collect(),
+            timing: None,
         }
     }
 
@@ -59,24 +71,24 @@ impl Channel {
         self.acked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether anyone was shown a version of it.
-    pub(super) fn is_made(&self) -> bool {
-        self.site.get().is_some()
+    /// Whether the server has shown anyone a version of it.
+    pub(super) fn is_made(&self, server: usize) -> bool {
+        self.shown[server].site.get().is_some()
     }
 
-    /// The channel's site id, if it has been greeted with another than this.
-    fn other_site(&self, site: &str) -> Option<&str> {
-        let known = self.site.get_or_init(|| site.to_owned());
+    /// The channel's site id at the server, if that has shown another than this.
+    fn other_site(&self, server: usize, site: &str) -> Option<&str> {
+        let known = self.shown[server].site.get_or_init(|| site.to_owned());
         (known != site).then_some(known)
     }
 
-    fn saw(&self, version: u64) {
-        self.seen.fetch_max(version, Ordering::Relaxed);
+    fn saw(&self, server: usize, version: u64) {
+        self.shown[server].seen.fetch_max(version, Ordering::Relaxed);
     }
 
-    /// The highest version that any member was shown.
-    pub(super) fn seen(&self) -> u64 {
-        self.seen.load(Ordering::Relaxed)
+    /// The highest version that the server has shown any member.
+    pub(super) fn seen(&self, server: usize) -> u64 {
+        self.shown[server].seen.load(Ordering::Relaxed)
     }
 }
 
@@ -127,10 +139,6 @@ pub(super) async fn run(run: Arc<Run>, scenario: &Scenario, mixed: &Mixed) -> Re
     Ok(Report::new(&run, scenario, &figures, &rates, &latencies, BTreeMap::new()))
 }
 
-fn is_over(run: &Run) -> bool {
-    run.meter.now_ns() >= run.meter.closes_ns()
-}
-
 /// Writes until the window closes, then waits for its acks and for what the others had acked.
 async fn write(
     run: &Run,
@@ -142,10 +150,11 @@ async fn write(
     let loaded: Result<_, ConnError> = async {
         let mut conn = member.connect(run, channel).await?;
         member.sync(run, channel, &mut conn).await?;
-        while !is_over(run) || member.unacked() > 0 {
-            while !is_over(run) && member.unacked() < mixed.in_flight {
-                let edits = next_edits(&mut rng, &member.replica, &channel.keys, mixed.rows, mixed.changes);
-                member.write(run, channel, &mut conn, edits);
+        while !run.is_over() || member.unacked() > 0 {
+            while !run.is_over() && member.unacked() < mixed.in_flight {
+                let edits =
+                    next_edits(&mut rng, &member.replica, &channel.keys, 0..mixed.rows, mixed.changes);
+                member.write(channel, &mut conn, run.meter.now_ns(), edits);
             }
             member.turn(run, channel, &mut conn, Instant::now() + run.drain_limit()).await?;
         }
@@ -174,7 +183,7 @@ async fn follow(
                 Err(e) => return Err(e),
             }
         }
-        if is_over(run) {
+        if run.is_over() {
             return settle(run, channel, member, conn).await;
         }
         // Dropped wherever it is, also in the middle of a page.
@@ -185,7 +194,7 @@ async fn follow(
 /// Pulls everything now and then: what was acked before must be in it.
 async fn pull(run: &Run, channel: &Arc<Channel>, mixed: &Mixed, member: Member) -> Result<(), ConnError> {
     let mut rng = Rng::new(crate::rng::hash_name(run.common.seed ^ member.who as u64, &channel.name));
-    while !is_over(run) {
+    while !run.is_over() {
         let acked = channel.acked().clone();
         let began = run.meter.now_ns();
         let found = read_all(run, channel, member.who).await?;

@@ -1,4 +1,4 @@
-//! The server as a child process: started, found by what it prints, killed.
+//! A server as a child process: started, found by what it prints, killed.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::Failed;
-use crate::options::Crash;
+use crate::options::Serving;
 
 /// How often to look whether a process has ended.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
@@ -27,13 +27,14 @@ pub(super) struct Launch {
 }
 
 impl Launch {
-    pub(super) fn new(crash: &Crash, data: PathBuf) -> Result<Self, Failed> {
+    /// With further arguments, as the scenario needs them.
+    pub(super) fn new(serving: &Serving, data: PathBuf, further: &[String]) -> Result<Self, Failed> {
         let mut log = data.clone().into_os_string();
         log.push(".log");
-        let mut arguments = vec!["--durability".to_owned(), crash.durability.clone()];
-        arguments.extend(crash.server_args.iter().cloned());
-        let program = find(crash.server.as_deref())?;
-        Ok(Self { program, store: crash.store.clone(), data, log: log.into(), arguments })
+        let durability = ["--durability".to_owned(), serving.durability.clone()];
+        let arguments = [&durability, &serving.server_args[..], further].concat();
+        let program = find(serving.server.as_deref())?;
+        Ok(Self { program, store: serving.store.clone(), data, log: log.into(), arguments })
     }
 
     /// Starts the server on a free port.
@@ -91,6 +92,10 @@ impl Server {
         }
     }
 
+    pub(super) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Whether it has said where it listens; to be asked once.
     pub(super) fn is_up(&mut self) -> bool {
         self.url.try_recv().is_ok()
@@ -112,12 +117,7 @@ impl Server {
         if let Ok(Some(status)) = self.child.try_wait() {
             return Err(format!("the server ended by itself: {status}"));
         }
-        // The standard library sends no other signal than SIGKILL.
-        let sent = Command::new("sh").args(["-c", &format!("kill -TERM {}", self.child.id())]).status();
-        match sent {
-            Ok(status) if status.success() => {}
-            other => return Err(format!("SIGTERM could not be sent: {other:?}")),
-        }
+        signal(self.child.id(), "TERM")?;
         match self.ended(limit).await {
             Some(status) if status.code() == Some(0) => Ok(()),
             Some(status) => {
@@ -146,6 +146,14 @@ impl Drop for Server {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// Sends a signal by its short name: the standard library sends none but SIGKILL.
+pub(super) fn signal(pid: u32, name: &str) -> Result<(), String> {
+    match Command::new("sh").args(["-c", &format!("kill -{name} {pid}")]).status() {
+        Ok(status) if status.success() => Ok(()),
+        other => Err(format!("SIG{name} could not be sent: {other:?}")),
     }
 }
 
