@@ -121,8 +121,8 @@ struct Running {
     key: Key,
     want: Want,
     attempt: u32,
-    /// Until when a page is awaited, if one is.
-    asked_until_ms: Option<u64>,
+    /// Until when a page is awaited, if one is, and from where it was asked for.
+    asked: Option<(u64, Place)>,
     /// Pages that have come and are not durable yet.
     merging: usize,
     /// Where the last page that has come ends; `None` if it was the last of all, or none has come.
@@ -185,7 +185,7 @@ impl Repairs {
                 key: key.clone(),
                 want: want.clone(),
                 attempt,
-                asked_until_ms: None,
+                asked: None,
                 merging: 0,
                 next: None,
             };
@@ -196,26 +196,30 @@ impl Repairs {
     }
 
     /// The question was put.
-    pub fn asked(&mut self, id: u64, now_ms: u64) {
+    pub fn asked(&mut self, id: u64, from: Place, now_ms: u64) {
         if let Some(running) = self.running.get_mut(&id) {
-            running.asked_until_ms = Some(now_ms + self.limits.timeout_ms);
+            running.asked = Some((now_ms + self.limits.timeout_ms, from));
             running.next = None;
         }
     }
 
     /// A page has come; whether it is one that was asked for, and is to be merged. `next` is where it ends, unless it is the
-    /// last.
+    /// last. One that does not get on, as no right peer's would, is none: else it would be asked for for ever.
     pub fn answered(&mut self, id: u64, key: &Key, next: Option<Place>) -> bool {
-        match self.running.get_mut(&id) {
-            Some(running) if running.key == *key && running.asked_until_ms.is_some() => {
-                // The peer answers: whatever is slow from here on begins anew.
-                (running.asked_until_ms, running.attempt) = (None, 0);
-                running.merging += 1;
-                running.next = next;
-                true
-            }
-            _ => false,
+        let Some(running) = self.running.get_mut(&id).filter(|running| running.key == *key) else {
+            return false;
+        };
+        let gets_on = |from: &Place| {
+            next.as_ref().is_none_or(|next| next.site_id != from.site_id || next.after > from.after)
+        };
+        if !running.asked.as_ref().is_some_and(|(_, from)| gets_on(from)) {
+            return false;
         }
+        // The peer answers: whatever is slow from here on begins anew.
+        (running.asked, running.attempt) = (None, 0);
+        running.merging += 1;
+        running.next = next;
+        true
     }
 
     /// From where the next page is to be asked for, if it may be now: while one page is merged the next one is on its way,
@@ -229,7 +233,7 @@ impl Repairs {
     pub fn merged(&mut self, id: u64) -> Option<Want> {
         let running = self.running.get_mut(&id)?;
         running.merging -= 1;
-        let is_done = running.merging == 0 && running.asked_until_ms.is_none() && running.next.is_none();
+        let is_done = running.merging == 0 && running.asked.is_none() && running.next.is_none();
         if is_done { self.done(id) } else { None }
     }
 
@@ -264,7 +268,8 @@ impl Repairs {
 
     /// Fails the repairs whose page has not come in time; gives what they were for.
     pub fn expire(&mut self, now_ms: u64) -> Vec<(Key, Want)> {
-        let is_late = |running: &Running| running.asked_until_ms.is_some_and(|until_ms| until_ms <= now_ms);
+        let is_late =
+            |running: &Running| running.asked.as_ref().is_some_and(|(until_ms, _)| *until_ms <= now_ms);
         let mut late: Vec<(u64, Key)> = self
             .running
             .iter()
@@ -305,8 +310,12 @@ mod tests {
 
     const BEHIND: Cause = Cause::Behind;
 
-    fn place() -> Option<Place> {
-        Some(Place { site_id: "S".into(), after: Position::default(), complete: 0 })
+    fn place(version: u64) -> Place {
+        Place { site_id: "S".into(), after: Position { version, seq: 0 }, complete: 0 }
+    }
+
+    fn next() -> Option<Place> {
+        Some(place(1))
     }
 
     #[test]
@@ -349,7 +358,7 @@ mod tests {
         repairs.want(key(1, 1), want(BEHIND, 1), false, 0);
         let (id, ..) = repairs.start(0).unwrap();
         assert!(!repairs.answered(id, &key(1, 1), None), "nobody was asked yet");
-        repairs.asked(id, 0);
+        repairs.asked(id, place(0), 0);
         assert!(!repairs.answered(id, &key(1, 2), None));
         assert!(!repairs.answered(id, &key(2, 1), None));
         assert!(!repairs.answered(id + 1, &key(1, 1), None));
@@ -366,16 +375,16 @@ mod tests {
         let mut repairs = Repairs::new(LIMITS, 1);
         repairs.want(key(1, 1), want(BEHIND, 1), false, 0);
         let (id, ..) = repairs.start(0).unwrap();
-        repairs.asked(id, 0);
-        assert!(repairs.answered(id, &key(1, 1), place()));
-        assert_eq!(repairs.next(id), place());
-        repairs.asked(id, 0);
+        repairs.asked(id, place(0), 0);
+        assert!(repairs.answered(id, &key(1, 1), next()));
+        assert_eq!(repairs.next(id), next());
+        repairs.asked(id, place(0), 0);
         assert_eq!(repairs.next(id), None, "one was asked for");
-        assert!(repairs.answered(id, &key(1, 1), place()));
+        assert!(repairs.answered(id, &key(1, 1), next()));
         assert_eq!(repairs.next(id), None, "two wait to be durable");
         assert!(repairs.merged(id).is_none());
-        assert_eq!(repairs.next(id), place());
-        repairs.asked(id, 0);
+        assert_eq!(repairs.next(id), next());
+        repairs.asked(id, place(0), 0);
         assert!(repairs.merged(id).is_none(), "nothing is merged, but a page is awaited");
         assert!(repairs.answered(id, &key(1, 1), None));
         assert_eq!(repairs.next(id), None, "it was the last");
@@ -383,11 +392,25 @@ mod tests {
     }
 
     #[test]
+    fn a_page_that_does_not_get_on_is_none() {
+        let mut repairs = Repairs::new(LIMITS, 1);
+        repairs.want(key(1, 1), want(BEHIND, 1), false, 0);
+        let (id, ..) = repairs.start(0).unwrap();
+        repairs.asked(id, place(3), 0);
+        assert!(!repairs.answered(id, &key(1, 1), Some(place(3))));
+        // The peer was restored, and begins anew.
+        let other = Place { site_id: "T".into(), ..place(1) };
+        assert!(repairs.answered(id, &key(1, 1), Some(other.clone())));
+        repairs.asked(id, other, 0);
+        assert!(repairs.answered(id, &key(1, 1), None));
+    }
+
+    #[test]
     fn of_who_has_no_such_channel_nothing_is_wanted() {
         let mut repairs = Repairs::new(LIMITS, 1);
         repairs.want(key(1, 1), want(BEHIND, 1), false, 0);
         let (id, ..) = repairs.start(0).unwrap();
-        repairs.asked(id, 0);
+        repairs.asked(id, place(0), 0);
         repairs.want(key(1, 1), want(BEHIND, 2), false, 0);
         repairs.want(key(1, 2), want(BEHIND, 3), false, 0);
         assert_eq!(repairs.absent(&key(1, 1)).len(), 2);
@@ -409,7 +432,7 @@ mod tests {
                 }
             };
             pauses.push(now - began);
-            repairs.asked(id, now);
+            repairs.asked(id, place(0), now);
             assert!(repairs.expire(now + 999).is_empty());
             now += 1_000;
             assert_eq!(repairs.expire(now).len(), 1);
@@ -435,18 +458,18 @@ mod tests {
                     (0, _) => drop(repairs.want(key(channel, node), want(BEHIND, 1), yes, now)),
                     (1, _) => if let Some((id, key, _)) = repairs.start(now) {
                         prop_assert!(!under_way.values().any(|k: &Key| k.channel == key.channel));
-                        repairs.asked(id, now);
+                        repairs.asked(id, place(0), now);
                         under_way.insert(id, key);
                     },
-                    (2, Some(id)) => if repairs.answered(id, &under_way[&id], place().filter(|_| yes))
+                    (2, Some(id)) => if repairs.answered(id, &under_way[&id], next().filter(|_| yes))
                         && repairs.next(id).is_some()
                     {
-                        repairs.asked(id, now);
+                        repairs.asked(id, place(0), now);
                     },
                     (3, Some(id)) if repairs.running[&id].merging > 0 => if repairs.merged(id).is_some() {
                         under_way.remove(&id);
                     } else if repairs.next(id).is_some() {
-                        repairs.asked(id, now);
+                        repairs.asked(id, place(0), now);
                     },
                     (4, Some(id)) => {
                         repairs.absent(&under_way[&id]);

@@ -63,10 +63,11 @@ impl Task {
         self.ask(id, key, Place { site_id: want.site_id, after, complete });
     }
 
-    fn ask(&mut self, id: u64, key: Key, Place { site_id, after, complete }: Place) {
+    fn ask(&mut self, id: u64, key: Key, from: Place) {
+        let Place { site_id, after, complete } = from.clone();
         let pull = Pull { id, channel: key.channel, site_id, after, complete };
         self.say(Topic::Node(key.node), self.hub.identity.pull(&pull));
-        self.repairs.asked(id, self.now_ms());
+        self.repairs.asked(id, from, self.now_ms());
     }
 
     /// A page has come: it is merged, and the next one asked for meanwhile.
