@@ -264,6 +264,7 @@ fn how_far_another_node_is_behind_is_told(store: &'static str) {
     let mut at_a = a.connect(CHANNEL);
     at_a.update(1, &[row("1")]);
     cluster.agree(&["a", "b"], CHANNEL, 1);
+    a.wait_for_metric("bus_nodes", 1);
     b.kill();
     write(&mut at_a, "while", 5);
     // That the first is there may not have been confirmed.
@@ -285,7 +286,8 @@ fn all_channels_are_compared_once_in_a_while(store: &'static str) {
         (cluster.start_with("a", &[rare, ("cluster-walk-s", "1")]), cluster.start_with("b", &[rare]));
     write(&mut a.connect(CHANNEL), "row", 10);
     cluster.agree(&["a", "b"], CHANNEL, 10);
-    cluster.run("b", &["delete", CHANNEL, "--yes"]);
+    let removed = cluster.run("b", &["delete", CHANNEL, "--yes"]);
+    assert!(removed.contains("other nodes have it still"), "{removed}");
     cluster.agree(&["a", "b"], CHANNEL, 10);
     drop((a, b));
 }

@@ -102,6 +102,10 @@ impl Writer for ByShards {
         removed
     }
 
+    fn is_of_several(&self) -> bool {
+        self.relay.bus.is_some()
+    }
+
     fn rebuild(&self, channel: &str) -> Result<Option<Vec<RemadeTable>>, StoreError> {
         let rebuilt = self.runtime.block_on(self.relay.rebuild(channel));
         let tables = rebuilt.as_ref().map(|tables| tables.as_ref().map(Vec::len));

@@ -67,6 +67,11 @@ pub trait Writer {
     /// See [`ChangeStore::remove`].
     fn remove(&self, channel: &str) -> Result<bool, StoreError>;
 
+    /// Whether the server is one of several, which bring back what is removed from one of them.
+    fn is_of_several(&self) -> bool {
+        false
+    }
+
     /// Makes the tables of a channel that exists anew; `None` if the store keeps none.
     fn rebuild(&self, channel: &str) -> Result<Option<Vec<RemadeTable>>, StoreError>;
 }
@@ -102,7 +107,7 @@ pub fn execute(open: &OpenStore<'_>, request: &Request, tell: Tell<'_>) {
             rows::tell(store, channel, table, *limit, after.as_deref(), tell)
         }
         Request::Delete { channel } => {
-            tell(deleted(channel, open.writer.remove(channel)));
+            tell(deleted(channel, open.writer.remove(channel), open.writer.is_of_several()));
             Ok(())
         }
         Request::Rebuild { channel } => rebuild::tell(open, channel, tell),
@@ -113,9 +118,9 @@ pub fn execute(open: &OpenStore<'_>, request: &Request, tell: Tell<'_>) {
 }
 
 /// What a removal came to.
-fn deleted(channel: &str, removed: Result<bool, StoreError>) -> Line {
+fn deleted(channel: &str, removed: Result<bool, StoreError>, of_several: bool) -> Line {
     match removed {
-        Ok(true) => Line::Removed { channel: channel.into() },
+        Ok(true) => Line::Removed { channel: channel.into(), of_several },
         Ok(false) => {
             Line::Problem(Problem::store(Some(channel), &StoreError::Missing { channel: channel.into() }))
         }

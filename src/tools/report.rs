@@ -168,7 +168,10 @@ impl Report {
             Line::More { after } => {
                 format!("there are more; go on with --after {:?}, or a higher --limit", plain(after))
             }
-            Line::Removed { channel } => format!("removed  {}", plain(channel)),
+            Line::Removed { channel, of_several } => {
+                let note = "; other nodes have it still, and bring it back (docs/cluster.md)";
+                format!("removed  {}{}", plain(channel), if *of_several { note } else { "" })
+            }
             Line::RebuiltTable { table, rows, unfit } => {
                 let row =
                     |table: &str, rows: &str, unfit: &str| format!("{table:<24} {rows:>10} {unfit:>15}");

@@ -144,10 +144,11 @@ impl Cluster {
         self.place.at(node).serve_with(&cluster.chain(settings).copied().collect::<Vec<_>>())
     }
 
-    /// Runs a command beside a node.
-    pub fn run(&self, node: &str, args: &[&str]) {
+    /// Runs a command beside a node, and gives what it prints.
+    pub fn run(&self, node: &str, args: &[&str]) -> String {
         let finished = self.place.at(node).run(args);
         assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+        finished.stdout
     }
 
     /// The digest of the channel at a node, and its cells; nothing if there is no such channel.
