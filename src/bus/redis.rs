@@ -139,7 +139,9 @@ async fn session(
     connected: &mpsc::Sender<()>,
     stopped: &mut watch::Receiver<bool>,
 ) -> Result<(), SessionError> {
-    let client = settings.access.client()?;
+    let access = settings.access.clone();
+    let client = tokio::task::spawn_blocking(move || access.client()).await;
+    let client = client.unwrap_or_else(|e| std::panic::resume_unwind(e.into_panic()))?;
     let lost = Arc::new(Notify::new());
     let base = AsyncConnectionConfig::new()
         .set_connection_timeout(Some(settings.timeout))
