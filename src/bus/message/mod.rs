@@ -1,4 +1,4 @@
-//! What nodes tell each other. [`encode`] writes it as JSON, [`decode`] reads it.
+//! What nodes tell each other. `encode` writes it as JSON, `decode` reads it.
 
 mod decode;
 mod encode;

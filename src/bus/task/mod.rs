@@ -3,15 +3,15 @@
 //! | file | what it does |
 //! | --- | --- |
 //! | this one | the loop: what is heard, what is due, what was done elsewhere |
-//! | [`merge`] | changes, to their shard |
-//! | [`compare`] | how channels stand there and here, and what follows |
-//! | [`repairing`] | repairs, page by page |
-//! | [`serve`] | pages for other nodes |
-//! | [`tell`] | heartbeats, and the walk over all channels |
-//! | [`opening`] | channels that somebody comes for |
+//! | `merge` | changes, to their shard |
+//! | `compare` | how channels stand there and here, and what follows |
+//! | `repairing` | repairs, page by page |
+//! | `serve` | pages for other nodes |
+//! | `tell` | heartbeats, and the walk over all channels |
+//! | `opening` | channels that somebody comes for |
 //!
 //! It is the only one that decides, and never waits for a disk or a shard: what takes time is done elsewhere, and comes back as
-//! an [`Event`]. There are as many of those under way as repairs, pages and lists of states, each of which is bounded.
+//! an `Event`. There are as many of those under way as repairs, pages and lists of states, each of which is bounded.
 
 mod compare;
 mod merge;
