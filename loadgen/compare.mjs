@@ -1,5 +1,5 @@
-// Runs two servers by turns under the same load (the baseline and Causeway, or Causeway without and with a schema), and
-// prints markdown tables. Started by compare.sh.
+// Runs two servers by turns under the same load (the baseline and Causeway, Causeway without and with a schema, or
+// alone and as one of two nodes), and prints markdown tables. Started by compare.sh.
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdirSync, readFileSync, rmSync } from 'node:fs';
@@ -26,6 +26,7 @@ const { values: options } = parseArgs({
 // `rate`: work a second, more is better. `memory`: figures in bytes, less is better. `servers`: the pair that is compared.
 const BASELINE = ['baseline', 'Causeway'];
 const SCHEMA = ['no schema', 'schema'];
+const NODES = ['alone', 'of two'];
 const MERGE_64 = ['merge', '--channels', '64', '--in-flight', '8'];
 const MERGE_8X100 = ['merge', '--channels', '8', '--changes', '100', '--in-flight', '4'];
 const ROWS = [
@@ -56,6 +57,12 @@ const ROWS = [
     args: MERGE_8X100, rate: 'changes acked', servers: SCHEMA },
   { id: 'schema-rows', title: 'a schema of one table: 8 channels × 100 changes, 1,000 rows of 8 columns over and over',
     args: [...MERGE_8X100, '--rows', '1000', '--columns', '8'], rate: 'changes acked', servers: SCHEMA },
+  { id: 'nodes-64', title: 'a second node over Redis: 64 channels × 1 change × 8 in flight',
+    args: MERGE_64, rate: 'changes acked', servers: NODES },
+  { id: 'nodes-8x100', title: 'a second node over Redis: 8 channels × 100 changes × 4 in flight',
+    args: MERGE_8X100, rate: 'changes acked', servers: NODES },
+  { id: 'nodes-fanout', title: 'a second node over Redis: fan-out to 500 followers, 16 in flight',
+    args: ['fanout', '--followers', '500', '--in-flight', '16'], rate: 'deliveries', servers: NODES },
 ];
 
 const SCHEMA_FILE = join(dirname(fileURLToPath(import.meta.url)), 'todos.sql');
@@ -68,6 +75,17 @@ const SERVERS = {
   Causeway: { cwd: '.', command: causeway() },
   'no schema': { cwd: '.', command: causeway() },
   schema: { cwd: '.', command: causeway('--schema', SCHEMA_FILE) },
+  alone: { cwd: '.', command: causeway() },
+  // What is measured is the first node: the second one has no clients, but merges all that the first one's do.
+  'of two': { cwd: '.', command: causeway('--node', 'a'),
+    beside: async (data) => {
+      const port = await freePort();
+      const redis = await listening(spawn('redis-server', ['--port', port, '--bind', '127.0.0.1', '--save', ''],
+        { cwd: data, stdio: ['ignore', 'ignore', 'pipe'] }), port);
+      const args = ['--redis', `redis://127.0.0.1:${port}`];
+      const { child } = await start({ cwd: '.', command: causeway('--node', 'b') }, join(data, 'b'), args);
+      return { children: [child, redis.child], args };
+    } },
 };
 
 if (options.list || options.help) {
@@ -93,10 +111,14 @@ async function freePort() {
 }
 
 /** Starts a server and waits until it accepts connections. */
-async function start(server, data) {
+async function start(server, data, more = []) {
   const port = await freePort();
   const [program, ...args] = server.command(port, data);
-  const child = spawn(program, args, { cwd: server.cwd, stdio: ['ignore', 'ignore', 'pipe'] });
+  return listening(spawn(program, [...args, ...more], { cwd: server.cwd, stdio: ['ignore', 'ignore', 'pipe'] }), port);
+}
+
+/** Waits until a process accepts connections. */
+async function listening(child, port) {
   let log = '';
   child.stderr.on('data', (text) => { log = (log + text).slice(-4000); });
   let failure;
@@ -128,8 +150,9 @@ async function measure(server, row) {
   const json = join(options.work, 'report.json');
   rmSync(data, { recursive: true, force: true });
   rmSync(json, { force: true });
-  mkdirSync(data, { recursive: true });
-  const { child, port } = await start(server, data);
+  mkdirSync(join(data, 'a'), { recursive: true });
+  const beside = await server.beside?.(data);
+  const { child, port } = await start(server, join(data, 'a'), beside?.args);
   try {
     const seconds = String(row.seconds ?? options.seconds);
     const args = [...row.args, '--url', `ws://127.0.0.1:${port}/`, '--seconds', seconds, '--pid', String(child.pid),
@@ -142,7 +165,7 @@ async function measure(server, row) {
     if (code !== 0) throw new Error(`causeway-loadgen ${args.join(' ')}\n${output}`);
     return JSON.parse(readFileSync(json, 'utf8'));
   } finally {
-    await stop(child);
+    for (const one of [child, ...(beside?.children ?? [])]) await stop(one);
     rmSync(data, { recursive: true, force: true });
   }
 }
@@ -188,7 +211,7 @@ for (const { row, servers, figures } of results) {
 
 const of = (figures, name) => figures.map((all) => median(all.map((one) => one[name])));
 console.log(`Medians of ${options.rounds} rounds; both servers by turns, each round on an empty data directory.`);
-for (const pair of [BASELINE, SCHEMA]) {
+for (const pair of [BASELINE, SCHEMA, NODES]) {
   const [one, other] = pair;
   const rates = results.filter(({ row, servers }) => row.rate && servers === pair);
   if (rates.length > 0) {

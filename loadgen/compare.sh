@@ -1,12 +1,13 @@
 #!/bin/sh
-# Compares Causeway with the Node baseline, and without a schema with itself with one, on this machine; prints markdown
-# tables.
+# Compares Causeway with the Node baseline, and with itself: with a schema, and as one of two nodes; on this machine. Prints
+# markdown tables.
 #
 #   loadgen/compare.sh [--rounds 3] [--seconds 10] [--only ROW]... [--list]
 #   loadgen/compare.sh --with "--store sled"      # other options of `causeway serve`
 #   loadgen/compare.sh --only schema-64 --only schema-8x100 --only schema-rows
+#   loadgen/compare.sh --only nodes-64 --only nodes-8x100 --only nodes-fanout     # needs redis-server
 #
-# Needs cargo, Linux, Node 20 or later with npm, and some 10 minutes. Builds what it needs. BASELINE_DIR names a directory
+# Needs cargo, Linux, Node 20 or later with npm, redis-server, and some 20 minutes. Builds what it needs. BASELINE_DIR names a directory
 # to install the baseline in and to use again; by default it is temporary. Where no binary of better-sqlite3 can be had,
 # see baseline/README.md for the variables that let npm build it.
 set -eu
