@@ -27,6 +27,7 @@ const { values: options } = parseArgs({
 const BASELINE = ['baseline', 'Causeway'];
 const SCHEMA = ['no schema', 'schema'];
 const NODES = ['alone', 'of two'];
+const AWAY = ['pulled', 'caught up'];
 const MERGE_64 = ['merge', '--channels', '64', '--in-flight', '8'];
 const MERGE_8X100 = ['merge', '--channels', '8', '--changes', '100', '--in-flight', '4'];
 const ROWS = [
@@ -63,6 +64,8 @@ const ROWS = [
     args: MERGE_8X100, rate: 'changes acked', servers: NODES },
   { id: 'nodes-fanout', title: 'a second node over Redis: fan-out to 500 followers, 16 in flight',
     args: ['fanout', '--followers', '500', '--in-flight', '16'], rate: 'deliveries', servers: NODES },
+  { id: 'catch-up', title: '100,000 changes: read by a client, and by a node that was away, which keeps them',
+    args: ['pull', '--rows', '100000', '--pulls', '10', '--channel-prefix', 'away'], rate: 'rows pulled', servers: AWAY },
 ];
 
 const SCHEMA_FILE = join(dirname(fileURLToPath(import.meta.url)), 'todos.sql');
@@ -79,12 +82,34 @@ const SERVERS = {
   // What is measured is the first node: the second one has no clients, but merges all that the first one's do.
   'of two': { cwd: '.', command: causeway('--node', 'a'),
     beside: async (data) => {
-      const port = await freePort();
-      const redis = await listening(spawn('redis-server', ['--port', port, '--bind', '127.0.0.1', '--save', ''],
-        { cwd: data, stdio: ['ignore', 'ignore', 'pipe'] }), port);
-      const args = ['--redis', `redis://127.0.0.1:${port}`];
+      const redis = await startRedis(data);
+      const { child } = await start({ cwd: '.', command: causeway('--node', 'b') }, join(data, 'b'), redis.args);
+      return { children: [child, redis.child], args: redis.args };
+    } },
+  pulled: { cwd: '.', command: causeway() },
+  // A second node is started when the load is over, with nothing in it.
+  'caught up': { cwd: '.', command: causeway('--node', 'a'),
+    beside: async (data) => {
+      const redis = await startRedis(data);
+      return { children: [redis.child], args: redis.args };
+    },
+    figures: async (data, args) => {
+      const digest = async (node) => {
+        const inspect = spawn(join(options.bin, 'causeway'), ['inspect', 'away-0', '--json', '--data', join(data, node)]);
+        let lines = '';
+        inspect.stdout.on('data', (text) => { lines += text; });
+        await once(inspect, 'close');
+        return lines === '' ? undefined : JSON.parse(lines.split('\n')[0]).digest;
+      };
+      const wanted = await digest('a');
+      const began = performance.now();
       const { child } = await start({ cwd: '.', command: causeway('--node', 'b') }, join(data, 'b'), args);
-      return { children: [child, redis.child], args };
+      try {
+        while (await digest('b') !== wanted) await sleep(5);
+        return { value: 100_000 / ((performance.now() - began) / 1000) };
+      } finally {
+        await stop(child);
+      }
     } },
 };
 
@@ -108,6 +133,15 @@ async function freePort() {
   server.close();
   await once(server, 'close');
   return String(port);
+}
+
+/** Starts a Redis that keeps nothing. */
+async function startRedis(data) {
+  const port = await freePort();
+  const child = spawn('redis-server', ['--port', port, '--bind', '127.0.0.1', '--save', ''],
+    { cwd: data, stdio: ['ignore', 'ignore', 'pipe'] });
+  await listening(child, port);
+  return { child, args: ['--redis', `redis://127.0.0.1:${port}`] };
 }
 
 /** Starts a server and waits until it accepts connections. */
@@ -144,7 +178,7 @@ async function stop(child) {
   clearTimeout(timer);
 }
 
-/** One load on one fresh server: its report, or why there is none. */
+/** One load on one fresh server: its figures, or why there are none. */
 async function measure(server, row) {
   const data = join(options.work, 'data');
   const json = join(options.work, 'report.json');
@@ -163,7 +197,8 @@ async function measure(server, row) {
     load.stderr.on('data', (text) => { output += text; });
     const [code] = await once(load, 'close');
     if (code !== 0) throw new Error(`causeway-loadgen ${args.join(' ')}\n${output}`);
-    return JSON.parse(readFileSync(json, 'utf8'));
+    if (server.figures) return await server.figures(data, beside.args);
+    return figuresOf(JSON.parse(readFileSync(json, 'utf8')), row);
   } finally {
     for (const one of [child, ...(beside?.children ?? [])]) await stop(one);
     rmSync(data, { recursive: true, force: true });
@@ -198,7 +233,7 @@ for (const { row, servers, figures } of results) {
     for (const [at, name] of servers.entries()) {
       process.stderr.write(`${row.id}, round ${round}, ${name}: `);
       try {
-        const found = figuresOf(await measure(SERVERS[name], row), row);
+        const found = await measure(SERVERS[name], row);
         figures[at].push(found);
         process.stderr.write(`${row.memory ? found.map(bytes).join(', ') : `${number(found.value)}/s`}\n`);
       } catch (error) {
@@ -211,7 +246,7 @@ for (const { row, servers, figures } of results) {
 
 const of = (figures, name) => figures.map((all) => median(all.map((one) => one[name])));
 console.log(`Medians of ${options.rounds} rounds; both servers by turns, each round on an empty data directory.`);
-for (const pair of [BASELINE, SCHEMA, NODES]) {
+for (const pair of [BASELINE, SCHEMA, NODES, AWAY]) {
   const [one, other] = pair;
   const rates = results.filter(({ row, servers }) => row.rate && servers === pair);
   if (rates.length > 0) {

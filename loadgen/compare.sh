@@ -5,7 +5,7 @@
 #   loadgen/compare.sh [--rounds 3] [--seconds 10] [--only ROW]... [--list]
 #   loadgen/compare.sh --with "--store sled"      # other options of `causeway serve`
 #   loadgen/compare.sh --only schema-64 --only schema-8x100 --only schema-rows
-#   loadgen/compare.sh --only nodes-64 --only nodes-8x100 --only nodes-fanout     # needs redis-server
+#   loadgen/compare.sh --only nodes-64 --only nodes-8x100 --only nodes-fanout --only catch-up     # needs redis-server
 #
 # Needs cargo, Linux, Node 20 or later with npm, redis-server, and some 20 minutes. Builds what it needs. BASELINE_DIR names a directory
 # to install the baseline in and to use again; by default it is temporary. Where no binary of better-sqlite3 can be had,
