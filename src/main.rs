@@ -283,9 +283,14 @@ fn banner(
         Some(keys) => (format!("by token; keys: {keys}"), "-H 'Authorization: Bearer TOKEN' "),
         None => ("everybody who reaches the address, to everything".into(), ""),
     };
+    let node = match (&config.node, &config.redis) {
+        // Without its password, as it is always shown.
+        (Some(node), Some(redis)) => format!("  node        {node}, with others over {redis}\n"),
+        _ => String::new(),
+    };
     format!(
         "Causeway {version}\n  \
-         listening   ws{s}://{address}/?channel=NAME\n{admin}  \
+         listening   ws{s}://{address}/?channel=NAME\n{admin}{node}  \
          store       {store}, durability {durability}\n  \
          data        {data}\n{schema}  \
          access      {access}\n  \

@@ -68,6 +68,7 @@ fn an_update_arrives_at_the_clients_of_other_nodes_with_their_versions(store: &'
     // What was heard is not said again.
     assert_eq!(a.metric("bus_gaps_total") + b.metric("bus_gaps_total"), 0);
     assert_eq!((a.metric("bus_up"), b.metric("bus_up")), (1, 1));
+    assert_eq!(a.banner("node").trim(), format!("a, with others over {}", redis.url()));
 }
 
 fn a_node_that_was_down_catches_up(store: &'static str) {
