@@ -17,6 +17,7 @@ on_durable_stores!(
     versions_that_were_written_over_are_no_end,
     redis_may_die_while_clients_are_served,
     redis_may_hang,
+    nobody_waits_for_a_redis_that_hangs,
     what_only_a_third_node_has_heard_is_found,
     large_versions_are_repaired_in_parts,
     who_comes_to_a_fresh_node_is_let_in_when_all_is_there,
@@ -162,6 +163,22 @@ fn redis_may_hang(store: &'static str) {
     cluster.agree(&["a", "b"], CHANNEL, 1_005);
     assert!(a.metric("bus_dropped_total") > 0);
     drop(b);
+}
+
+fn nobody_waits_for_a_redis_that_hangs(store: &'static str) {
+    let redis = Redis::start();
+    let cluster = Cluster::new(store, &redis);
+    // Nothing ends the waiting in the time of this test.
+    let patient = [("catch-up-timeout-ms", "600000"), ("redis-timeout-ms", "600000")];
+    let (a, b) = (cluster.start_with("a", &patient), cluster.start_with("b", &patient));
+    b.wait_for_metric("bus_nodes", 1);
+    redis.signal("STOP");
+    let mut at_b = b.connect(CHANNEL);
+    at_b.update(1, &[row("1")]);
+    assert_eq!(b.metric("bus_up"), 1, "it is not known to be gone");
+    redis.signal("CONT");
+    cluster.agree(&["a", "b"], CHANNEL, 1);
+    drop(a);
 }
 
 fn what_only_a_third_node_has_heard_is_found(store: &'static str) {

@@ -14,6 +14,9 @@ use super::mailbox::Mailbox;
 use super::message::{Identity, State, Topic};
 use crate::metrics::BusMetrics;
 
+/// After how long nobody waits any more for what Redis is to bring.
+const STALLED: Duration = Duration::from_millis(250);
+
 /// See the module.
 #[derive(Debug)]
 pub struct Hub {
@@ -31,6 +34,8 @@ pub struct Hub {
     opened: mpsc::UnboundedSender<Opened>,
     others: watch::Sender<Vec<Arc<str>>>,
     link: watch::Sender<Link>,
+    /// Since when Redis is to take something, if it is.
+    publishing: Mutex<Option<Instant>>,
 }
 
 /// Something that another node sent is not here.
@@ -94,6 +99,7 @@ impl Hub {
             opened,
             others: watch::Sender::new(Vec::new()),
             link: watch::Sender::new(Link::Starting),
+            publishing: Mutex::default(),
         };
         (hub, openings)
     }
@@ -155,7 +161,7 @@ impl Hub {
             let Ok(link) = link.wait_for(|link| *link != Link::Starting).await.map(|link| *link) else {
                 return;
             };
-            if link == Link::Down || lock(&self.compared).contains(channel) {
+            if link == Link::Down || self.is_stalled() || lock(&self.compared).contains(channel) {
                 return;
             }
             let (done, caught_up) = oneshot::channel();
@@ -187,10 +193,21 @@ impl Hub {
         *self.link.borrow() == Link::Up
     }
 
+    /// Redis is to take something, or has done so.
+    pub fn publishing(&self, is_under_way: bool) {
+        *lock(&self.publishing) = is_under_way.then(Instant::now);
+    }
+
+    /// Whether Redis has not answered for a while, though it does not count as gone yet.
+    pub fn is_stalled(&self) -> bool {
+        lock(&self.publishing).is_some_and(|since| since.elapsed() > STALLED)
+    }
+
     /// Other nodes can be heard, or not any more. What waited for them is dropped.
     pub fn set_up(&self, up: bool) {
         if !up {
             self.metrics.dropped_outgoing(self.outgoing.clear());
+            self.publishing(false);
             lock(&self.compared).clear();
         }
         self.link.send_replace(if up { Link::Up } else { Link::Down });

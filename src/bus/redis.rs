@@ -234,7 +234,10 @@ async fn publish(
         for (topic, message) in &batch {
             pipeline.cmd("PUBLISH").arg(settings.topic(topic)).arg(&message[..]).ignore();
         }
-        if let Err(e) = pipeline.query_async::<()>(publisher).await {
+        hub.publishing(true);
+        let taken = pipeline.query_async::<()>(publisher).await;
+        hub.publishing(false);
+        if let Err(e) = taken {
             hub.metrics.dropped_outgoing(batch.len());
             return Err(e);
         }

@@ -22,7 +22,7 @@ const CAUSES: [&str; 2] = ["behind", "differs"];
 const OUTCOMES: [&str; 4] = ["done", "needless", "failed", "timeout"];
 
 /// How it ends that a channel is compared as a client comes.
-const OPENINGS: [&str; 2] = ["caught_up", "timeout"];
+const OPENINGS: [&str; 3] = ["caught_up", "timeout", "unheard"];
 
 /// See the module.
 #[derive(Clone, Debug)]

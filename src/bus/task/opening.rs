@@ -153,9 +153,9 @@ impl Task {
         self.settle(&channel);
     }
 
-    /// Lets in who has waited long enough; all if nobody can be heard any more.
+    /// Lets in who has waited long enough; all if nobody can be heard any more, or Redis hangs.
     pub(super) fn late_openings(&mut self, now_ms: u64) {
-        let is_up = self.hub.is_up();
+        let is_up = self.hub.is_up() && !self.hub.is_stalled();
         let channels: Vec<_> = self.openings.channels.keys().cloned().collect();
         for channel in channels {
             let opening = &self.openings.channels[&channel];
@@ -163,19 +163,21 @@ impl Task {
                 self.settle(&channel);
                 continue;
             }
-            for node in &opening.unanswered {
-                self.peers.silent(node);
+            if is_up {
+                opening.unanswered.iter().for_each(|node| self.peers.silent(node));
             }
             let (unanswered, stage) = (&opening.unanswered, opening.stage);
             tracing::debug!(%channel, ?unanswered, ?stage, "served as it is: what other nodes have follows");
-            self.end(&channel, "timeout");
+            self.end(&channel, if is_up { "timeout" } else { "unheard" });
         }
     }
 
     fn end(&mut self, channel: &Arc<str>, outcome: &'static str) {
         if let Some(opening) = self.openings.channels.remove(channel) {
             self.hub.metrics.opening(outcome);
-            self.hub.compared(channel.clone());
+            if outcome != "unheard" {
+                self.hub.compared(channel.clone());
+            }
             for waiting in opening.waiting {
                 // It may have given up.
                 let _ = waiting.send(());
