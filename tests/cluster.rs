@@ -304,6 +304,8 @@ fn all_channels_are_compared_once_in_a_while(store: &'static str) {
         (cluster.start_with("a", &[rare, ("cluster-walk-s", "1")]), cluster.start_with("b", &[rare]));
     write(&mut a.connect(CHANNEL), "row", 10);
     cluster.agree(&["a", "b"], CHANNEL, 10);
+    let seen = cluster.run("b", &["inspect", CHANNEL]);
+    assert!(seen.contains(" node ") && !seen.contains(" received "), "who wrote was at a: {seen}");
     let removed = cluster.run("b", &["delete", CHANNEL, "--yes"]);
     assert!(removed.contains("other nodes have it still"), "{removed}");
     cluster.agree(&["a", "b"], CHANNEL, 10);

@@ -186,7 +186,7 @@ pub enum Line {
         /// Its name.
         channel: String,
         /// Whether the server is one of several: then others have the channel, too, and bring it back.
-        #[serde(default, rename = "ofSeveral", skip_serializing_if = "std::ops::Not::not")]
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         of_several: bool,
     },
     /// A table that was made anew; [`Line::Rebuilt`] follows the last one.

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 
 use causeway::admin::{Event, Line, Problem, Unfit};
-use causeway_storage::store::unix_time_s;
+use causeway_storage::store::{NODE_TAG, unix_time_s};
 use serde_json::Value;
 
 /// The widest that a column of a table of rows is, in characters.
@@ -141,13 +141,14 @@ impl Report {
                 let head = head("unfit", format!("\n{}", row("DOES NOT FIT", "CELLS", "WHY")));
                 head + &row(&plain(table), &number(*cells), &plain(reason))
             }
-            Line::Peer { site_id, event, tag: _, version, lag, seen_s } => {
+            Line::Peer { site_id, event, tag, version, lag, seen_s } => {
                 let row = |site_id: &str, [event, version, lag, seen]: [&str; 4]| {
                     format!("{site_id:<34} {event:<9} {version:>9} {lag:>9}  {seen}")
                 };
                 let head =
                     head("peer", format!("\n{}", row("PEER", ["EVENT", "VERSION", "BEHIND", "LAST SEEN"])));
                 let event = match event {
+                    Event::Received if *tag == NODE_TAG => "node",
                     Event::Received => "received",
                     Event::Sent => "sent",
                     Event::Other => "other",
