@@ -12,6 +12,7 @@ use crate::meter::{Count, Counts, Meter};
 use crate::options::Common;
 use crate::plan::{Plan, Shape};
 use crate::process::{self, Processes, Sample};
+use crate::scenario::host::Host;
 use crate::target::Target;
 use crate::verdict::Verdict;
 
@@ -26,6 +27,8 @@ pub(crate) struct Run {
     pub(crate) verdict: Verdict,
     /// The server's process, or those of all servers.
     pub(crate) processes: Processes,
+    /// The server, if it was started for this run.
+    pub(crate) host: tokio::sync::Mutex<Option<Host>>,
     /// The server before anything was connected.
     pub(crate) server_before: Option<Sample>,
 }
@@ -33,7 +36,7 @@ pub(crate) struct Run {
 impl Run {
     /// A run against so many servers.
     pub(crate) fn new(common: Common, servers: usize) -> Result<Arc<Self>, String> {
-        let target = Target::parse(&common.url)?;
+        let target = Target::parse(common.url())?;
         let targets = (0..servers).map(|_| RwLock::new(target.clone())).collect();
         let processes = Processes::default();
         let server_before = match common.pid {
@@ -43,7 +46,8 @@ impl Run {
         common.pid.into_iter().for_each(|pid| processes.add(pid));
         let prefix = common.channel_prefix.clone().unwrap_or_else(unique_prefix);
         let (meter, verdict) = (Meter::new(), Verdict::default());
-        Ok(Arc::new(Self { targets, common, prefix, meter, verdict, processes, server_before }))
+        let host = tokio::sync::Mutex::new(None);
+        Ok(Arc::new(Self { targets, common, prefix, meter, verdict, processes, host, server_before }))
     }
 
     /// The plan of the run's channel of this number.
