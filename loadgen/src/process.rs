@@ -30,6 +30,19 @@ pub(crate) fn sample(pid: Option<u32>) -> io::Result<Sample> {
     Ok(Sample { written_bytes: field(&io, "write_bytes:"), ..sample })
 }
 
+/// CPU time that all processes have used so far, and what a host has taken from this virtual machine.
+pub(crate) fn machine_cpu_s() -> Option<f64> {
+    busy_s(&fs::read_to_string("/proc/stat").ok()?)
+}
+
+fn busy_s(stat: &str) -> Option<f64> {
+    // user, nice, system, idle, iowait, irq, softirq, steal; what guests use is in user and nice.
+    let fields = stat.lines().next()?.strip_prefix("cpu ")?.split_whitespace();
+    let ticks = fields.map(str::parse::<u64>).collect::<Result<Vec<_>, _>>().ok()?;
+    let busy = [0, 1, 2, 5, 6, 7].into_iter().map(|at| ticks.get(at).copied().unwrap_or(0)).sum::<u64>();
+    Some(busy as f64 / TICKS_PER_SECOND)
+}
+
 /// Processes that are sampled as one. What those that were killed had used stays in the sum.
 #[derive(Debug, Default)]
 pub(crate) struct Processes(Mutex<Known>);
@@ -126,6 +139,13 @@ mod tests {
         processes.remove(own);
         let gone = processes.sample().expect("what it had used");
         assert_eq!((gone.rss_bytes, gone.cpu_s >= one.cpu_s), (0, true));
+    }
+
+    #[test]
+    fn what_waits_is_not_busy() {
+        let stat = "cpu  100 20 30 4000 500 6 7 8 90 0\ncpu0 1 1 1 1 1 1 1 1 1 1\n";
+        assert_eq!(busy_s(stat), Some(1.71));
+        assert_eq!(busy_s("intr 1"), None);
     }
 
     #[test]

@@ -79,6 +79,8 @@ pub(crate) struct Generator {
     pub(crate) cores: usize,
     /// The generator itself used nearly all cores: the figures are its limit, not the server's.
     pub(crate) saturated: bool,
+    /// Cores that other processes kept busy meanwhile, or a host took away; None if the server's process is not known.
+    pub(crate) others_cores: Option<f64>,
     /// How late an open loop's updates were written, at the 99th percentile.
     pub(crate) late_p99_ms: Option<f64>,
     /// That is above [`LATE_MAX_MS`]: the generator did not keep to the schedule.
@@ -153,6 +155,9 @@ impl Report {
             generator: Generator {
                 cpu_seconds: figures.own_cpu_s,
                 cores,
+                others_cores: figures.machine_cpu_s.zip(cpu_s).map(|(machine, server)| {
+                    ((machine - server - figures.own_cpu_s) / figures.seconds).max(0.0)
+                }),
                 late_p99_ms,
                 schedule_missed: late_p99_ms.is_some_and(|ms| ms > LATE_MAX_MS),
                 saturated: cores_used > 0.9 * cores.min(crate::WORKERS) as f64,

@@ -151,6 +151,8 @@ pub(crate) struct Figures {
     pub(crate) seconds: f64,
     pub(crate) counts: Counts,
     pub(crate) own_cpu_s: f64,
+    /// What all processes of the machine used.
+    pub(crate) machine_cpu_s: Option<f64>,
     /// The server at the opening and at the close.
     pub(crate) server: Option<(Sample, Sample)>,
     /// The least and the most memory of the server, sampled each second.
@@ -169,6 +171,7 @@ pub(crate) async fn measure<T>(
     let sample = || run.processes.sample();
     let own = || process::sample(None).unwrap_or_default().cpu_s;
     let (started, counts, server, own_before) = (Instant::now(), run.meter.read(), sample(), own());
+    let machine_before = process::machine_cpu_s();
     let mut rss = server.map(|s| (s.rss_bytes, s.rss_bytes));
     let mut last = (started, counts);
     tokio::pin!(work);
@@ -193,6 +196,7 @@ pub(crate) async fn measure<T>(
         seconds: started.elapsed().as_secs_f64(),
         counts: run.meter.read().since(&counts),
         own_cpu_s: own() - own_before,
+        machine_cpu_s: process::machine_cpu_s().zip(machine_before).map(|(after, before)| after - before),
         server: server.zip(end),
         server_rss: rss.map(|(min, max)| {
             let last = end.map_or(max, |s| s.rss_bytes);

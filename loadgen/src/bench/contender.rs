@@ -42,6 +42,18 @@ pub(crate) struct Described {
     pub(crate) arguments: Vec<String>,
 }
 
+/// Only those who promise the same can be better or worse than each other.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Promise {
+    Durability(String),
+    /// It keeps nothing: a yardstick, which is not ranked.
+    Nothing,
+    /// Nobody here knows, so it is ranked with all.
+    #[default]
+    Unknown,
+}
+
 impl Contender {
     /// Our server, once for each store and level; memory once.
     pub(crate) fn of_stores(serving: &Serving, stores: &[String], levels: &[String]) -> Vec<Self> {
@@ -93,6 +105,15 @@ impl Contender {
     /// Whether what it commits outlives its process, as far as is known.
     pub(crate) fn keeps(&self) -> bool {
         !matches!(&self.kind, Kind::Causeway(serving) if serving.store == MEMORY)
+    }
+
+    /// What it promises of an acked change.
+    pub(crate) fn promise(&self) -> Promise {
+        match &self.kind {
+            Kind::Causeway(serving) if self.keeps() => Promise::Durability(serving.durability.clone()),
+            Kind::Causeway(_) => Promise::Nothing,
+            Kind::Command(_) | Kind::Url(_) => Promise::Unknown,
+        }
     }
 
     /// Why it cannot run the workload.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::contender::Described;
+use super::contender::{Described, Promise};
 use super::environment::Environment;
 use super::figures::{FIGURES, Figure, Limit, Round, units};
 use super::gate::Gate;
@@ -59,6 +59,7 @@ pub(crate) struct Loaded {
 #[derive(Debug, Clone, Default, Serialize)]
 pub(crate) struct Outcome {
     pub(crate) contender: String,
+    pub(crate) promise: Promise,
     /// Why it was not run.
     pub(crate) skipped: Option<String>,
     /// Why rounds could not be carried out.
@@ -175,16 +176,45 @@ impl Loaded {
     pub(crate) fn sum_up(&mut self) {
         self.results.iter_mut().for_each(Outcome::sum_up);
         let compared = FIGURES.into_iter().filter(|figure| {
-            !["late_p99_ms", "generator_cores", "errors", "faults", "lost", "start_ms", "disk_bytes"]
-                .contains(&figure.name)
+            ![
+                "late_p99_ms",
+                "generator_cores",
+                "others_cores",
+                "errors",
+                "faults",
+                "lost",
+                "start_ms",
+                "disk_bytes",
+            ]
+            .contains(&figure.name)
         });
-        for figure in compared {
-            let summary =
-                |result: &Outcome| Some((result.contender.clone(), *result.summary.get(figure.name)?));
-            let all: Vec<_> = self.results.iter().filter_map(summary).collect();
-            let all: Vec<_> = all.iter().map(|(name, summary)| (name.as_str(), *summary)).collect();
-            self.verdicts.extend(Verdict::of(figure.name, figure.more_is_better, &all));
+        let compared: Vec<_> = compared.collect();
+        for promise in self.promises() {
+            let of_group = |result: &&Outcome| [&promise, &Promise::Unknown].contains(&&result.promise);
+            let group: Vec<_> = self.results.iter().filter(of_group).collect();
+            let among = match &promise {
+                Promise::Durability(level) => format!("durability {level}"),
+                _ => String::new(),
+            };
+            for figure in &compared {
+                let summary =
+                    |result: &&Outcome| Some((result.contender.clone(), *result.summary.get(figure.name)?));
+                let all: Vec<_> = group.iter().filter_map(summary).collect();
+                let all: Vec<_> = all.iter().map(|(name, summary)| (name.as_str(), *summary)).collect();
+                self.verdicts.extend(Verdict::of(figure.name, figure.more_is_better, &among, &all));
+            }
         }
+    }
+
+    /// The durability levels that there are, or none is known.
+    fn promises(&self) -> Vec<Promise> {
+        let mut all: Vec<Promise> = Vec::new();
+        for result in &self.results {
+            if matches!(result.promise, Promise::Durability(_)) && !all.contains(&result.promise) {
+                all.push(result.promise.clone());
+            }
+        }
+        if all.is_empty() { vec![Promise::Unknown] } else { all }
     }
 }
 

@@ -17,6 +17,17 @@ pub(crate) struct Figure {
     pub(crate) more_is_better: bool,
 }
 
+impl Figure {
+    /// A difference below this is none, whatever its share: clocks and pages are no finer.
+    pub(crate) fn floor(&self) -> f64 {
+        match self.name.rsplit_once('_') {
+            Some((_, "ms")) => 0.02,
+            Some((_, "bytes" | "change")) => 16.0,
+            _ => 0.0,
+        }
+    }
+}
+
 const fn figure(
     name: &'static str,
     title: &'static str,
@@ -27,7 +38,7 @@ const fn figure(
 }
 
 /// All figures, in the order of the tables.
-pub(crate) const FIGURES: [Figure; 17] = [
+pub(crate) const FIGURES: [Figure; 18] = [
     figure("rate", "rate /s", true, "units of work a second in the measured window; `unit` says which"),
     figure("p50_ms", "p50 ms", false, "median latency; `latency` says of what"),
     figure("p99_ms", "p99 ms", false, "99th percentile of the latency"),
@@ -63,6 +74,12 @@ pub(crate) const FIGURES: [Figure; 17] = [
     figure("start_ms", "start ms", false, "the same on an empty one"),
     figure("late_p99_ms", "late p99 ms", false, "how late the generator itself wrote an open loop's updates"),
     figure("generator_cores", "generator cores", false, "cores that the generator kept busy"),
+    figure(
+        "others_cores",
+        "others' cores",
+        false,
+        "cores that other processes kept busy meanwhile, or that a host took away",
+    ),
     figure("errors", "errors", false, "errors that came, of every kind"),
     figure("faults", "faults", false, "what the verification found"),
     figure("lost", "lost", false, "acked changes that were not where they must be"),
@@ -186,6 +203,10 @@ pub(crate) fn of_report(report: &Report) -> (BTreeMap<&'static str, f64>, BTreeM
         None => drop(missing.insert("late_p99_ms", "this workload is no open loop".into())),
     }
     figures.insert("generator_cores", report.generator.cpu_seconds / report.seconds);
+    match report.generator.others_cores {
+        Some(cores) => drop(figures.insert("others_cores", cores)),
+        None => drop(missing.insert("others_cores", "the server's process is not known".into())),
+    }
     figures.insert("errors", report.errors.values().sum::<u64>() as f64);
     figures.insert("lost", report.verification.lost as f64);
     (figures, missing)

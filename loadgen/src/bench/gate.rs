@@ -153,12 +153,12 @@ pub(crate) fn regression(
 ) -> Option<Check> {
     let (now, before) = (Summary::of(new)?, Summary::of(old)?);
     let worse_by = match figure.more_is_better {
-        true => before.median / now.median - 1.0,
+        true => 1.0 - now.median / before.median,
         false => now.median / before.median - 1.0,
     };
     // From nothing to something is infinitely worse; from nothing to nothing is not.
     let worse_by = if worse_by.is_nan() { 0.0 } else { worse_by };
-    let apart = !ranges_overlap(new, old);
+    let apart = !ranges_overlap(new, old) && (now.median - before.median).abs() >= figure.floor();
     let percent = worse_by * 100.0;
     let change = match percent {
         percent if percent >= 0.5 => format!("{percent:.0}% worse"),
@@ -167,7 +167,7 @@ pub(crate) fn regression(
     };
     let why = match (worse_by > bound, apart) {
         (true, true) => ", and no round of the one is as good as any of the other",
-        (true, false) => ", but the rounds of both overlap: it may be noise",
+        (true, false) => ", but the rounds of both overlap, or differ by next to nothing: it may be noise",
         (false, _) => "",
     };
     let says = format!("{} is {}, before {}: {change}{why}", figure.name, told(&now), told(&before));
@@ -317,6 +317,7 @@ mod tests {
         assert!(!passes(p99(), &[12.0, 12.0, 12.0], &[10.0, 10.0, 10.0]), "longer is worse");
         assert!(passes(p99(), &[8.0, 8.0, 8.0], &[10.0, 10.0, 10.0]));
         assert!(passes(p99(), &[0.0], &[0.0]) && !passes(p99(), &[1.0], &[0.0]));
+        assert!(passes(p99(), &[0.03, 0.03], &[0.02, 0.02]), "a hundredth of a millisecond is nothing");
         assert_eq!(regression("w", &rate(), &[], &[1.0], 0.1), None);
     }
 

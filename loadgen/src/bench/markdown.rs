@@ -19,6 +19,9 @@ const COLUMNS: [(&str, &str, fn(f64) -> String); 8] = [
     ("reopen_ms", "reopen ms", short),
 ];
 
+/// Above this others disturb a measurement.
+const OTHERS_CORES_MAX: f64 = 0.2;
+
 /// The whole report.
 pub(crate) fn markdown(document: &Document) -> String {
     let mut out = String::new();
@@ -47,11 +50,19 @@ fn write(out: &mut String, document: &Document) -> std::fmt::Result {
     }
     writeln!(
         out,
-        "Medians of {} rounds by turns, with their spreads (least to most, or from 4 rounds on the quartiles). **Bold**: the best; \
-         **bold =**: not to be told from the best, as the spreads overlap. –: not measured, below each table why. Written: what \
+        "Medians of {} rounds by turns, with their spreads (least to most, or from 4 rounds on the quartiles). **Bold**: the best \
+         of those with the same durability; **bold =**: not to be told from the best, as the spreads overlap. What keeps nothing \
+         is a yardstick, and not ranked. –: not measured, below each table why. Written: what \
          the server caused to be sent to the storage layer, in whole pages.\n",
         document.rounds
     )?;
+    if let Some(cores) = others_cores(document) {
+        writeln!(
+            out,
+            "**Other processes kept {cores:.1} cores busy in the median round**, or a host took as much away: rates and times are \
+             worse than on a quiet machine, and spread more.\n"
+        )?;
+    }
     let data = &environment.data;
     let machine = if environment.virtual_machine { ", a virtual machine" } else { "" };
     writeln!(
@@ -90,6 +101,13 @@ fn write(out: &mut String, document: &Document) -> std::fmt::Result {
     Ok(())
 }
 
+/// What others used in the median round, if it is worth a word.
+fn others_cores(document: &Document) -> Option<f64> {
+    let results = document.workloads.iter().flat_map(|workload| &workload.results);
+    let cores: Vec<_> = results.flat_map(|result| result.values("others_cores")).collect();
+    Summary::of(&cores).map(|summary| summary.median).filter(|cores| *cores > OTHERS_CORES_MAX)
+}
+
 fn table(out: &mut String, workload: &Loaded) -> std::fmt::Result {
     writeln!(out, "## {}: {}\n", workload.name, workload.about)?;
     writeln!(out, "Rate: {}. Latency: {}.\n", workload.unit, workload.latency)?;
@@ -105,8 +123,18 @@ fn table(out: &mut String, workload: &Loaded) -> std::fmt::Result {
     }
     writeln!(out)?;
     for verdict in workload.verdicts.iter().filter(|verdict| ["rate", "p99_ms"].contains(&verdict.figure)) {
-        notes.push(format!("{}: {}", verdict.figure, verdict.says));
+        let among = if verdict.among.is_empty() { String::new() } else { format!(", {}", verdict.among) };
+        notes.push(format!("{}{among}: {}", verdict.figure, verdict.says));
     }
+    let rounds = workload.results.iter().flat_map(|result| &result.rounds);
+    let (checked, digests) = rounds.fold((0, 0), |(checked, digests), round| {
+        (checked + round.checked, digests + round.digests.unwrap_or(0))
+    });
+    notes.push(format!(
+        "verified: {} changes found where they must be, {} digests of channels by the servers' own `verify`",
+        grouped(checked as f64),
+        grouped(digests as f64)
+    ));
     notes.iter().try_for_each(|note| writeln!(out, "- {note}"))?;
     writeln!(out)
 }
@@ -114,8 +142,8 @@ fn table(out: &mut String, workload: &Loaded) -> std::fmt::Result {
 fn cell(workload: &Loaded, result: &Outcome, figure: &str, number: fn(f64) -> String) -> String {
     let Some(summary) = result.summary.get(figure) else { return "–".into() };
     let text = with_spread(summary, number);
-    let verdict = workload.verdicts.iter().find(|verdict| verdict.figure == figure);
-    match verdict.filter(|verdict| verdict.best.contains(&result.contender)) {
+    let mut of_figure = workload.verdicts.iter().filter(|verdict| verdict.figure == figure);
+    match of_figure.find(|verdict| verdict.best.contains(&result.contender)) {
         Some(verdict) if verdict.tie => format!("**{text} =**"),
         Some(_) => format!("**{text}**"),
         None => text,

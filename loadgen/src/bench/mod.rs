@@ -119,6 +119,21 @@ pub(crate) async fn run(common: &Common, run: &Run, explicit: Vec<(String, Strin
         quiet: common.quiet,
         data: run.serving.data.clone(),
     };
+    for workload in &plan.workloads {
+        if let Some(why) = plan.contenders.iter().find_map(|contender| contender.cannot(workload)) {
+            return Err(format!("{}: {why}", workload.name));
+        }
+    }
+    if let Some(old) = &baseline {
+        // What is wrong with it is to be known before anything runs.
+        let none = |workload| {
+            let contender = plan.contenders[0].name.clone();
+            Loaded { results: vec![Outcome { contender, ..Outcome::default() }], ..Loaded::new(workload) }
+        };
+        let wanted: Vec<_> = plan.workloads.iter().map(none).collect();
+        gate::against_report(old, &wanted, &regress, run.max_regression)
+            .map_err(|e| format!("--baseline: {e}"))?;
+    }
     let judge = |workloads: &[Loaded]| -> Result<Gate, Failed> {
         let mut checks = gate::verified(workloads);
         for workload in workloads {
@@ -166,6 +181,7 @@ async fn carry_out(
     for (workload, loaded) in plan.workloads.iter().zip(&mut workloads) {
         let outcome = |contender: &Contender| Outcome {
             contender: contender.name.clone(),
+            promise: contender.promise(),
             skipped: contender.cannot(workload),
             ..Outcome::default()
         };

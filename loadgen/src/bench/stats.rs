@@ -74,6 +74,8 @@ fn quantile(sorted: &[f64], share: f64) -> f64 {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(crate) struct Verdict {
     pub(crate) figure: &'static str,
+    /// Those who are compared: what they promise is the same.
+    pub(crate) among: String,
     /// The best and all whose spread overlaps the best one's; empty where nothing can be said.
     pub(crate) best: Vec<String>,
     pub(crate) tie: bool,
@@ -82,13 +84,18 @@ pub(crate) struct Verdict {
 
 impl Verdict {
     /// None with fewer than two to compare.
-    pub(crate) fn of(figure: &'static str, more_is_better: bool, all: &[(&str, Summary)]) -> Option<Self> {
+    pub(crate) fn of(
+        figure: &'static str,
+        more_is_better: bool,
+        among: &str,
+        all: &[(&str, Summary)],
+    ) -> Option<Self> {
         if all.len() < 2 {
             return None;
         }
         if let Some((name, _)) = all.iter().find(|(_, summary)| summary.rounds < 2) {
             let says = format!("no verdict: {name} has one round, so nobody knows how far it spreads");
-            return Some(Self { figure, best: Vec::new(), tie: false, says });
+            return Some(Self { figure, among: among.to_owned(), best: Vec::new(), tie: false, says });
         }
         let mut ranked = all.to_vec();
         ranked.sort_by(|(_, a), (_, b)| a.median.total_cmp(&b.median));
@@ -112,7 +119,7 @@ impl Verdict {
             (true, Some(next)) => format!("a tie of {}{next}", best.join(", ")),
             (false, next) => format!("{}{}", best[0], next.as_deref().unwrap_or_default()),
         };
-        Some(Self { figure, best, tie, says })
+        Some(Self { figure, among: among.to_owned(), best, tie, says })
     }
 }
 
@@ -141,14 +148,14 @@ mod tests {
     fn overlapping_spreads_are_a_tie_and_say_so() {
         let (a, b, c) =
             (summary(&[10.0, 12.0, 11.0]), summary(&[11.5, 13.0, 12.0]), summary(&[5.0, 6.0, 5.5]));
-        let of = |more, all: &[(&str, Summary)]| Verdict::of("rate", more, all).expect("two or more");
+        let of = |more, all: &[(&str, Summary)]| Verdict::of("rate", more, "", all).expect("two or more");
         let tie = of(true, &[("a", a), ("b", b), ("c", c)]);
         assert_eq!((tie.best, tie.tie), (vec!["b".to_owned(), "a".to_owned()], true));
         assert_eq!(tie.says, "a tie of b, a, 2.18 times better than c");
         let less = of(false, &[("a", a), ("b", b), ("c", c)]);
         assert_eq!((less.says.as_str(), less.tie), ("c, 2.00 times better than a", false));
         assert_eq!(of(true, &[("a", a), ("b", b)]).says, "a tie of all: b, a");
-        assert_eq!(Verdict::of("rate", true, &[("a", a)]), None);
+        assert_eq!(Verdict::of("rate", true, "", &[("a", a)]), None);
         let single = of(true, &[("a", a), ("b", summary(&[1.0]))]);
         assert_eq!((single.best.len(), single.says.contains("b has one round")), (0, true));
         let nothing = of(false, &[("a", summary(&[0.0, 0.0])), ("b", c)]);
@@ -179,7 +186,7 @@ mod tests {
         fn nobody_beats_the_best(rounds in prop::collection::vec(prop::collection::vec(0.0..1e3_f64, 2..6), 2..6), more in any::<bool>()) {
             let names: Vec<_> = (0..rounds.len()).map(|n| n.to_string()).collect();
             let all: Vec<_> = names.iter().map(String::as_str).zip(rounds.iter().map(|one| summary(one))).collect();
-            let verdict = Verdict::of("rate", more, &all).expect("two or more");
+            let verdict = Verdict::of("rate", more, "", &all).expect("two or more");
             let best = all.iter().find(|(name, _)| verdict.best[0] == *name).expect("one of them").1;
             for (name, one) in &all {
                 let no_better = if more { one.median <= best.median } else { one.median >= best.median };

@@ -33,7 +33,7 @@ pub(crate) struct Run {
     pub(crate) serving: Serving,
     #[command(flatten)]
     pub(crate) loads: Loads,
-    /// Times to run it; by default 1, and 5 with --against
+    /// Times to run it; by default 1, and 5 with --against or --baseline
     #[arg(long)]
     pub(crate) rounds: Option<usize>,
     /// Fail unless this holds of the medians, such as 'p99_ms<50'; may be given again
@@ -96,7 +96,8 @@ impl Run {
 
     /// How often to run it.
     pub(crate) fn rounds(&self) -> usize {
-        self.rounds.unwrap_or(if self.against.is_some() { 5 } else { 1 })
+        let compares = self.against.is_some() || self.baseline.is_some();
+        self.rounds.unwrap_or(if compares { 5 } else { 1 })
     }
 }
 

@@ -14,7 +14,13 @@ use crate::puller::{PullError, Pulled, Puller};
 use crate::report::Report;
 use crate::run::{Run, measure};
 
+const NO_HOST: &str =
+    "restart needs a server that this program started: use `run` or `compare`, without --url";
+
 pub(super) async fn run(run: Arc<Run>, scenario: &Scenario, restart: &Restart) -> Result<Report, Failed> {
+    if run.host.lock().await.is_none() {
+        return Err(NO_HOST.into());
+    }
     let plans: Vec<_> = (0..restart.channels).map(|number| run.plan(number)).collect();
     for plan in &plans {
         let filling = Filling { rows: restart.rows, behind: 0, changes: restart.changes };
@@ -56,9 +62,7 @@ pub(super) async fn run(run: Arc<Run>, scenario: &Scenario, restart: &Restart) -
 /// Ends the server and starts it; when it was started.
 async fn start_again(run: &Run) -> Result<u64, Failed> {
     let mut host = run.host.lock().await;
-    let host = host
-        .as_mut()
-        .ok_or("restart needs a server that this program started: use `run` or `compare`, without --url")?;
+    let host = host.as_mut().ok_or(NO_HOST)?;
     run.processes.remove_all();
     host.stop().await?;
     let began_ns = run.meter.now_ns();
