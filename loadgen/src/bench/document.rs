@@ -142,9 +142,14 @@ impl Outcome {
         self.rounds.iter().filter_map(|round| round.figures.get(figure).copied()).collect()
     }
 
+    /// Whether the verification found any, so that data was kept.
+    pub(crate) fn has_faults(&self) -> bool {
+        self.values("faults").iter().any(|faults| *faults > 0.0)
+    }
+
     /// Whether it was carried out, without a fault.
     pub(crate) fn passed(&self) -> bool {
-        self.failed.is_empty() && self.values("faults").iter().all(|faults| *faults == 0.0)
+        self.failed.is_empty() && !self.has_faults()
     }
 }
 

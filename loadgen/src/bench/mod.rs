@@ -165,28 +165,62 @@ fn overrides(loads: &Loads, common: Vec<(String, String)>) -> Result<Overrides, 
     Ok(Overrides { quick: loads.quick, common, set: loads.set.iter().map(pair).collect::<Result<_, _>>()? })
 }
 
-/// Runs all of it: in each round every workload, in each workload every contender, another one first each time.
+/// Runs all of it, and judges it.
 async fn carry_out(
     plan: &Plan,
     judge: Option<&dyn Fn(&[Loaded]) -> Result<Gate, Failed>>,
 ) -> Result<Document, Failed> {
     distinct(&plan.contenders)?;
     let place = Place::new(plan.data.as_deref(), "bench")?;
-    let described = plan.contenders.iter().map(|contender| contender.check(&place.data));
-    let described = described.collect::<Result<Vec<_>, _>>();
-    let described = described.inspect_err(|_| drop(place.remove()))?;
-    let environment = Environment::look(&place.data);
-    let probe = probe::probe(&place.data, &environment)?;
-    let mut workloads: Vec<_> = plan.workloads.iter().map(Loaded::new).collect();
-    for (workload, loaded) in plan.workloads.iter().zip(&mut workloads) {
+    let document = carry_out_in(plan, judge, &place.data).await;
+    let faults =
+        |document: &Document| document.workloads.iter().flat_map(|one| &one.results).any(Outcome::has_faults);
+    if !document.as_ref().is_ok_and(faults) {
+        place.remove()?;
+    }
+    document
+}
+
+async fn carry_out_in(
+    plan: &Plan,
+    judge: Option<&dyn Fn(&[Loaded]) -> Result<Gate, Failed>>,
+    dir: &Path,
+) -> Result<Document, Failed> {
+    let described =
+        plan.contenders.iter().map(|contender| contender.check(dir)).collect::<Result<Vec<_>, _>>()?;
+    let environment = Environment::look(dir);
+    let probe = probe::probe(dir, &environment)?;
+    let workloads = rounds(plan, dir).await?;
+    let gate = judge.map(|judge| judge(&workloads)).transpose()?;
+    let well = workloads.iter().flat_map(|one| &one.results).all(Outcome::passed);
+    Ok(Document {
+        format: FORMAT,
+        environment,
+        probe,
+        rounds: plan.rounds,
+        quick: plan.quick,
+        figures: FIGURES.to_vec(),
+        contenders: described,
+        plots: Plots::of(&workloads),
+        workloads,
+        passed: well && gate.as_ref().is_none_or(|gate| gate.failures().next().is_none()),
+        gate,
+    })
+}
+
+/// In each round every workload, in each workload every contender, another one first each time.
+async fn rounds(plan: &Plan, dir: &Path) -> Result<Vec<Loaded>, Failed> {
+    let load = |workload: &Workload| {
         let outcome = |contender: &Contender| Outcome {
             contender: contender.name.clone(),
             promise: contender.promise(),
             skipped: contender.cannot(workload),
             ..Outcome::default()
         };
-        loaded.results = plan.contenders.iter().map(outcome).collect();
-    }
+        let results = plan.contenders.iter().map(outcome).collect();
+        Loaded { results, ..Loaded::new(workload) }
+    };
+    let mut workloads: Vec<_> = plan.workloads.iter().map(load).collect();
     for round in 0..plan.rounds {
         for (workload, loaded) in plan.workloads.iter().zip(&mut workloads) {
             for turn in 0..plan.contenders.len() {
@@ -195,9 +229,15 @@ async fn carry_out(
                 if outcome.skipped.is_some() {
                     continue;
                 }
-                let data = place.data.join(format!("{}-{at}", round + 1));
+                let data = dir.join(format!("{}-{at}-{}", round + 1, workload.name.replace('/', "-")));
+                if data.exists() {
+                    return Err(format!(
+                        "{} is there already: each round needs a directory of its own",
+                        data.display()
+                    ));
+                }
                 let turn = Turn { round: round + 1, turn: turn + 1 };
-                let said = match round::once(contender, workload, &data, true, turn).await {
+                let said = match round::once(contender, workload, &data, turn).await {
                     Ok(round) => {
                         let said = round.said();
                         outcome.rounds.push(round);
@@ -217,24 +257,7 @@ async fn carry_out(
         }
     }
     workloads.iter_mut().for_each(Loaded::sum_up);
-    let gate = judge.map(|judge| judge(&workloads)).transpose()?;
-    let well = workloads.iter().flat_map(|one| &one.results).all(Outcome::passed);
-    if well {
-        place.remove()?;
-    }
-    Ok(Document {
-        format: FORMAT,
-        environment,
-        probe,
-        rounds: plan.rounds,
-        quick: plan.quick,
-        figures: FIGURES.to_vec(),
-        contenders: described,
-        plots: Plots::of(&workloads),
-        workloads,
-        passed: well && gate.as_ref().is_none_or(|gate| gate.failures().next().is_none()),
-        gate,
-    })
+    Ok(workloads)
 }
 
 /// Prints the report, and writes it where it is wanted; whether all is well.

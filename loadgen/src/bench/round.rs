@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::contender::Contender;
+use super::contender::{Contender, Kind};
 use super::figures::{Round, limit, of_report};
 use super::workload::Workload;
 use crate::meter::Count;
@@ -32,7 +32,6 @@ pub(crate) async fn once(
     contender: &Contender,
     workload: &Workload,
     data: &Path,
-    quiet: bool,
     turn: Turn,
 ) -> Result<Round, Failed> {
     let mut host = match contender.launch(data)? {
@@ -43,7 +42,8 @@ pub(crate) async fn once(
         None => None,
     };
     let mut common = workload.common.clone();
-    common.quiet = quiet;
+    // A line for each round is enough.
+    common.quiet = true;
     let mut start_ms = None;
     match (&mut host, &contender.kind) {
         (Some(host), _) => {
@@ -53,7 +53,7 @@ pub(crate) async fn once(
             // An empty server: the same seed gives the same keys.
             common.channel_prefix = Some("bench".into());
         }
-        (None, super::contender::Kind::Url(url)) => {
+        (None, Kind::Url(url)) => {
             common.url = Some(url.clone());
             common.channel_prefix = Some(unique_prefix());
         }
