@@ -7,16 +7,18 @@ use super::gate::short;
 use super::stats::Summary;
 use crate::report::grouped;
 
-/// A column: a figure, and how its numbers are written.
-const COLUMNS: [(&str, &str, fn(f64) -> String); 8] = [
-    ("rate", "rate /s", grouped),
-    ("p50_ms", "p50 ms", short),
-    ("p99_ms", "p99 ms", short),
-    ("cpu_us_per_unit", "server CPU µs a unit", short),
-    ("written_bytes_per_change", "written a change", bytes),
-    ("disk_bytes_per_change", "disk a change", bytes),
-    ("rss_peak_bytes", "memory peak", bytes),
-    ("reopen_ms", "reopen ms", short),
+/// A column: a figure, its title, and how its numbers are written.
+struct Column(&'static str, &'static str, fn(f64) -> String);
+
+const COLUMNS: [Column; 8] = [
+    Column("rate", "rate /s", grouped),
+    Column("p50_ms", "p50 ms", short),
+    Column("p99_ms", "p99 ms", short),
+    Column("cpu_us_per_unit", "server CPU µs a unit", short),
+    Column("written_bytes_per_change", "written a change", bytes),
+    Column("disk_bytes_per_change", "disk a change", bytes),
+    Column("rss_peak_bytes", "memory peak", bytes),
+    Column("reopen_ms", "reopen ms", short),
 ];
 
 /// Above this others disturb a measurement.
@@ -111,13 +113,12 @@ fn others_cores(document: &Document) -> Option<f64> {
 fn table(out: &mut String, workload: &Loaded) -> std::fmt::Result {
     writeln!(out, "## {}: {}\n", workload.name, workload.about)?;
     writeln!(out, "Rate: {}. Latency: {}.\n", workload.unit, workload.latency)?;
-    let titles: Vec<_> = COLUMNS.iter().map(|(_, title, _)| *title).collect();
+    let titles: Vec<_> = COLUMNS.iter().map(|column| column.1).collect();
     writeln!(out, "| server | {} |", titles.join(" | "))?;
     writeln!(out, "| --- |{}", " ---: |".repeat(titles.len()))?;
     let mut notes = Vec::new();
     for result in &workload.results {
-        let cells: Vec<_> =
-            COLUMNS.iter().map(|(figure, _, number)| cell(workload, result, figure, *number)).collect();
+        let cells: Vec<_> = COLUMNS.iter().map(|column| cell(workload, result, column)).collect();
         writeln!(out, "| {} | {} |", result.contender, cells.join(" | "))?;
         notes.extend(said(result));
     }
@@ -139,7 +140,8 @@ fn table(out: &mut String, workload: &Loaded) -> std::fmt::Result {
     writeln!(out)
 }
 
-fn cell(workload: &Loaded, result: &Outcome, figure: &str, number: fn(f64) -> String) -> String {
+fn cell(workload: &Loaded, result: &Outcome, column: &Column) -> String {
+    let Column(figure, _, number) = *column;
     let Some(summary) = result.summary.get(figure) else { return "–".into() };
     let text = with_spread(summary, number);
     let mut of_figure = workload.verdicts.iter().filter(|verdict| verdict.figure == figure);
@@ -179,7 +181,7 @@ fn said(result: &Outcome) -> Vec<String> {
         ));
     }
     let mut whys: Vec<(&str, Vec<&str>)> = Vec::new();
-    for (figure, _, _) in COLUMNS {
+    for Column(figure, ..) in COLUMNS {
         if let Some(why) = result.missing.get(figure) {
             match whys.iter_mut().find(|(known, _)| known == why) {
                 Some((_, figures)) => figures.push(figure),

@@ -38,6 +38,9 @@ struct Plan {
     data: Option<PathBuf>,
 }
 
+/// Makes a gate of what was found.
+type Judge<'a> = dyn Fn(&[Loaded]) -> Result<Gate, Failed> + 'a;
+
 /// Runs `compare`; whether all is well. `explicit` are the options of every scenario that the command line gives.
 pub(crate) async fn compare(
     common: &Common,
@@ -166,10 +169,7 @@ fn overrides(loads: &Loads, common: Vec<(String, String)>) -> Result<Overrides, 
 }
 
 /// Runs all of it, and judges it.
-async fn carry_out(
-    plan: &Plan,
-    judge: Option<&dyn Fn(&[Loaded]) -> Result<Gate, Failed>>,
-) -> Result<Document, Failed> {
+async fn carry_out(plan: &Plan, judge: Option<&Judge<'_>>) -> Result<Document, Failed> {
     distinct(&plan.contenders)?;
     let place = Place::new(plan.data.as_deref(), "bench")?;
     let document = carry_out_in(plan, judge, &place.data).await;
@@ -181,11 +181,7 @@ async fn carry_out(
     document
 }
 
-async fn carry_out_in(
-    plan: &Plan,
-    judge: Option<&dyn Fn(&[Loaded]) -> Result<Gate, Failed>>,
-    dir: &Path,
-) -> Result<Document, Failed> {
+async fn carry_out_in(plan: &Plan, judge: Option<&Judge<'_>>, dir: &Path) -> Result<Document, Failed> {
     let described =
         plan.contenders.iter().map(|contender| contender.check(dir)).collect::<Result<Vec<_>, _>>()?;
     let environment = Environment::look(dir);
