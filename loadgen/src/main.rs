@@ -34,6 +34,7 @@ use std::process::ExitCode;
 
 use clap::parser::ValueSource;
 use clap::{CommandFactory, FromArgMatches};
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::options::{Command, Common, Options};
 use crate::report::Report;
@@ -83,16 +84,28 @@ fn run(options: &Options, explicit: Vec<(String, String)>) -> Result<bool, Strin
     let passed = match &options.command {
         Command::Scenario(scenario) => {
             let run = Run::new(common.clone(), scenario.servers())?;
-            let report = runtime.block_on(async { scenario::run(run, scenario).await })?;
+            let report = runtime.block_on(unless_interrupted(scenario::run(run, scenario)))?;
             tell(&report, common)?;
             report.passed()
         }
-        Command::Run(run) => runtime.block_on(bench::run(common, run, explicit))?,
-        Command::Compare(compare) => runtime.block_on(bench::compare(common, compare, explicit))?,
+        Command::Run(run) => runtime.block_on(unless_interrupted(bench::run(common, run, explicit)))?,
+        Command::Compare(compare) => {
+            runtime.block_on(unless_interrupted(bench::compare(common, compare, explicit)))?
+        }
         Command::Workloads { name } => print_workloads(name.as_deref())?,
     };
     runtime.shutdown_background();
     Ok(passed)
+}
+
+/// Ends the work at SIGINT and SIGTERM: what it holds is dropped, and so the servers that it has started are killed.
+async fn unless_interrupted<T>(work: impl Future<Output = Result<T, String>>) -> Result<T, String> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(|e| format!("no signals: {e}"))?;
+    tokio::select! {
+        done = work => done,
+        _ = terminate.recv() => Err("interrupted by SIGTERM".into()),
+        _ = tokio::signal::ctrl_c() => Err("interrupted".into()),
+    }
 }
 
 fn tell(report: &Report, common: &Common) -> Result<(), String> {

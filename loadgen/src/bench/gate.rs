@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::document::{Loaded, Outcome};
 use super::figures::{Figure, find};
-use super::stats::{Summary, ranges_overlap};
+use super::stats::Summary;
 
 /// With fewer rounds nobody knows how far a figure spreads.
 pub(crate) const ROUNDS_MIN: usize = 3;
@@ -142,8 +142,8 @@ pub(crate) fn gated(names: &[String]) -> Result<Vec<Figure>, String> {
     names.iter().map(|name| find(name).map_err(|e| format!("--regress: {e}"))).collect()
 }
 
-/// Whether `new` is worse than `old` by more than the bound. It is only if every round of the one is worse than every round of the
-/// other, too: else it may be noise.
+/// Whether `new` is worse than `old` by more than the bound. It is only if their spreads are far from each other, too: else it may be
+/// noise.
 pub(crate) fn regression(
     workload: &str,
     figure: &Figure,
@@ -158,7 +158,7 @@ pub(crate) fn regression(
     };
     // From nothing to something is infinitely worse; from nothing to nothing is not.
     let worse_by = if worse_by.is_nan() { 0.0 } else { worse_by };
-    let apart = !ranges_overlap(new, old) && (now.median - before.median).abs() >= figure.floor();
+    let apart = now.is_far_from(&before) && (now.median - before.median).abs() >= figure.floor();
     let percent = worse_by * 100.0;
     let change = match percent {
         percent if percent >= 0.5 => format!("{percent:.0}% worse"),
@@ -166,8 +166,10 @@ pub(crate) fn regression(
         _ => "the same".to_owned(),
     };
     let why = match (worse_by > bound, apart) {
-        (true, true) => ", and no round of the one is as good as any of the other",
-        (true, false) => ", but the rounds of both overlap, or differ by next to nothing: it may be noise",
+        (true, true) => ", which is more than noise",
+        (true, false) => {
+            ", but the spreads overlap or nearly do, or all of it is next to nothing: it may be noise"
+        }
         (false, _) => "",
     };
     let says = format!("{} is {}, before {}: {change}{why}", figure.name, told(&now), told(&before));

@@ -43,17 +43,12 @@ impl Summary {
     pub(crate) fn overlaps(&self, other: &Self) -> bool {
         self.low <= other.high && other.low <= self.high
     }
-}
 
-/// Whether the extremes of two sets of rounds have a value in common.
-pub(crate) fn ranges_overlap(one: &[f64], other: &[f64]) -> bool {
-    let ends = |values: &[f64]| {
-        let sorted = sorted(values);
-        sorted.first().copied().zip(sorted.last().copied())
-    };
-    match (ends(one), ends(other)) {
-        (Some((low, high)), Some((other_low, other_high))) => low <= other_high && other_low <= high,
-        _ => true,
+    /// Whether between the spreads lies more than half of the wider one. Quartiles alone lie apart too often by chance: of unchanged
+    /// runs, 7 rounds of 8% noise each, 1 to 2 in a hundred are apart that way and by more than 10%, but 2 to 3 in a thousand this way.
+    pub(crate) fn is_far_from(&self, other: &Self) -> bool {
+        let gap = (self.low - other.high).max(other.low - self.high);
+        gap > 0.0 && gap > (self.high - self.low).max(other.high - other.low) / 2.0
     }
 }
 
@@ -176,10 +171,10 @@ mod tests {
             one in prop::collection::vec(0.0..1e3_f64, 1..9), other in prop::collection::vec(0.0..1e3_f64, 1..9),
         ) {
             prop_assert_eq!(summary(&one).overlaps(&summary(&other)), summary(&other).overlaps(&summary(&one)));
-            prop_assert_eq!(ranges_overlap(&one, &other), ranges_overlap(&other, &one));
-            prop_assert!(ranges_overlap(&one, &one) && summary(&one).overlaps(&summary(&one)));
-            // What the extremes keep apart, quartiles do as well.
-            prop_assert!(ranges_overlap(&one, &other) || !summary(&one).overlaps(&summary(&other)));
+            let (one, other) = (summary(&one), summary(&other));
+            prop_assert_eq!(one.is_far_from(&other), other.is_far_from(&one));
+            prop_assert!(one.overlaps(&one) && !one.is_far_from(&one));
+            prop_assert!(!one.is_far_from(&other) || !one.overlaps(&other));
         }
 
         #[test]
