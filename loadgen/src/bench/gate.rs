@@ -5,10 +5,8 @@ use serde_json::Value;
 
 use super::document::{Loaded, Outcome};
 use super::figures::{Figure, find};
-use super::stats::Summary;
+use super::stats::{ROUNDS_MIN, Summary};
 
-/// With fewer rounds nobody knows how far a figure spreads.
-pub(crate) const ROUNDS_MIN: usize = 3;
 /// Figures of which the worst round counts, not the median.
 const WORST: [&str; 3] = ["errors", "faults", "lost"];
 

@@ -4,6 +4,8 @@ use serde::Serialize;
 
 /// From so many rounds on the spread is that of the quartiles, not of the extremes.
 const QUARTILES_FROM: usize = 4;
+/// With fewer rounds nobody knows how far a figure spreads: two of two lie apart by chance once in three times.
+pub(crate) const ROUNDS_MIN: usize = 3;
 
 /// The rounds of one figure.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -88,8 +90,11 @@ impl Verdict {
         if all.len() < 2 {
             return None;
         }
-        if let Some((name, _)) = all.iter().find(|(_, summary)| summary.rounds < 2) {
-            let says = format!("no verdict: {name} has one round, so nobody knows how far it spreads");
+        if let Some((name, few)) = all.iter().find(|(_, summary)| summary.rounds < ROUNDS_MIN) {
+            let says = format!(
+                "no verdict: {name} has {} of {ROUNDS_MIN} rounds that it takes to know how far it spreads",
+                few.rounds
+            );
             return Some(Self { figure, among: among.to_owned(), best: Vec::new(), tie: false, says });
         }
         let mut ranked = all.to_vec();
@@ -152,8 +157,8 @@ mod tests {
         assert_eq!(of(true, &[("a", a), ("b", b)]).says, "a tie of all: b, a");
         assert_eq!(Verdict::of("rate", true, "", &[("a", a)]), None);
         let single = of(true, &[("a", a), ("b", summary(&[1.0]))]);
-        assert_eq!((single.best.len(), single.says.contains("b has one round")), (0, true));
-        let nothing = of(false, &[("a", summary(&[0.0, 0.0])), ("b", c)]);
+        assert_eq!((single.best.len(), single.says.contains("b has 1 of 3 rounds")), (0, true));
+        let nothing = of(false, &[("a", summary(&[0.0, 0.0, 0.0])), ("b", c)]);
         assert_eq!(nothing.says, "a, better than b");
     }
 
@@ -178,7 +183,7 @@ mod tests {
         }
 
         #[test]
-        fn nobody_beats_the_best(rounds in prop::collection::vec(prop::collection::vec(0.0..1e3_f64, 2..6), 2..6), more in any::<bool>()) {
+        fn nobody_beats_the_best(rounds in prop::collection::vec(prop::collection::vec(0.0..1e3_f64, 3..6), 2..6), more in any::<bool>()) {
             let names: Vec<_> = (0..rounds.len()).map(|n| n.to_string()).collect();
             let all: Vec<_> = names.iter().map(String::as_str).zip(rounds.iter().map(|one| summary(one))).collect();
             let verdict = Verdict::of("rate", more, "", &all).expect("two or more");
