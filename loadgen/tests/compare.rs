@@ -287,9 +287,10 @@ fn a_generator_that_is_held_up_says_that_it_was_the_limit() {
 }
 
 #[test]
-fn who_is_interrupted_leaves_no_server() {
+fn who_is_interrupted_leaves_nothing() {
+    let dir = tempfile::tempdir().expect("a directory to test in");
     let mut command = loadgen(&["run", "single", "--store", "memory", "--quiet"]);
-    command.arg("--server").arg(server());
+    command.arg("--server").arg(server()).env("TMPDIR", dir.path());
     let mut generator = command.stdout(Stdio::null()).spawn().expect("it runs");
     let children = format!("/proc/{0}/task/{0}/children", generator.id());
     let server = loop {
@@ -307,4 +308,5 @@ fn who_is_interrupted_leaves_no_server() {
     assert!(sent.expect("sh runs").success());
     assert_eq!(generator.wait().expect("it ends").code(), Some(2));
     assert!(!Path::new(&format!("/proc/{server}")).exists(), "the server is gone, and waited for");
+    assert_eq!(fs::read_dir(dir.path()).expect("readable").count(), 0, "and so is its data");
 }

@@ -172,14 +172,24 @@ fn overrides(loads: &Loads, common: Vec<(String, String)>) -> Result<Overrides, 
 /// Runs all of it, and judges it.
 async fn carry_out(plan: &Plan, judge: Option<&Judge<'_>>) -> Result<Document, Failed> {
     distinct(&plan.contenders)?;
-    let place = Place::new(plan.data.as_deref(), "bench")?;
-    let document = carry_out_in(plan, judge, &place.data).await;
-    let faults =
-        |document: &Document| document.workloads.iter().flat_map(|one| &one.results).any(Outcome::has_faults);
-    if !document.as_ref().is_ok_and(faults) {
-        place.remove()?;
+    let mut scratch = Scratch { place: Place::new(plan.data.as_deref(), "bench")?, keep: false };
+    let document = carry_out_in(plan, judge, &scratch.place.data).await?;
+    scratch.keep = document.workloads.iter().flat_map(|one| &one.results).any(Outcome::has_faults);
+    Ok(document)
+}
+
+/// Where the data lies, removed also when all of it is interrupted, but kept if there are faults to look into.
+struct Scratch {
+    place: Place,
+    keep: bool,
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if !self.keep {
+            let _ = self.place.remove();
+        }
     }
-    document
 }
 
 async fn carry_out_in(plan: &Plan, judge: Option<&Judge<'_>>, dir: &Path) -> Result<Document, Failed> {
