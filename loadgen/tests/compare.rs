@@ -197,7 +197,9 @@ fn a_loss_fails_the_gate_and_is_told_in_a_line() {
         "--assert",
         "reopen_ms<1",
     ]);
-    command.arg("--junit").arg(&junit).arg("--out").arg(dir.path());
+    let scratch = dir.path().join("scratch");
+    fs::create_dir(&scratch).expect("made");
+    command.arg("--junit").arg(&junit).arg("--out").arg(dir.path()).env("TMPDIR", &scratch);
     let Ended { code, stderr, .. } = ended(command);
     assert_eq!(code, Some(1), "{stderr}");
     assert!(stderr.contains("one: lost=0: lost is "), "{stderr}");
@@ -211,6 +213,7 @@ fn a_loss_fails_the_gate_and_is_told_in_a_line() {
     let junit = fs::read_to_string(junit).expect("written");
     assert!(junit.contains("tests=\"4\" failures=\"3\""), "{junit}");
     assert_eq!(report(dir.path())["passed"], false);
+    assert_eq!(fs::read_dir(scratch).expect("readable").count(), 0, "there is no data to keep");
 }
 
 #[test]

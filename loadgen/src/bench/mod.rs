@@ -174,7 +174,10 @@ async fn carry_out(plan: &Plan, judge: Option<&Judge<'_>>) -> Result<Document, F
     distinct(&plan.contenders)?;
     let mut scratch = Scratch { place: Place::new(plan.data.as_deref(), "bench")?, keep: false };
     let document = carry_out_in(plan, judge, &scratch.place.data).await?;
-    scratch.keep = document.workloads.iter().flat_map(|one| &one.results).any(Outcome::has_faults);
+    // Rounds remove what is well; of a server at a URL there is nothing.
+    let is_empty = std::fs::read_dir(&scratch.place.data).is_ok_and(|mut left| left.next().is_none());
+    let has_faults = document.workloads.iter().flat_map(|one| &one.results).any(Outcome::has_faults);
+    scratch.keep = has_faults && !is_empty;
     Ok(document)
 }
 
