@@ -10,7 +10,7 @@ use super::validate::at_least_one;
 /// Which workloads, and how often.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Loads {
-    /// The short form of each workload, as its [quick] says: to see that all works, not to believe the figures
+    /// The short form of each workload, as its `[quick]` says: to see that all works, not to believe the figures
     #[arg(long)]
     pub(crate) quick: bool,
     /// Another value for a workload's key, such as --set channels=8; may be given again
