@@ -16,13 +16,15 @@ use crate::verdict::VersionGuard;
 pub(crate) struct Role {
     /// The writer's number among all of the run, for counters and site ids.
     pub(crate) who: usize,
-    /// Its number among the writers of its channel, and how many those are. Writers never share a cell, so that each
-    /// change wins whatever the order of arrival.
+    /// Its number among the writers of its channel, and how many those are. Unless rows are `shared`, no two of them write
+    /// the same cell, so that each change wins whatever the order of arrival.
     pub(crate) index: u64,
     pub(crate) writers: u64,
     pub(crate) changes: usize,
     /// Rows of the channel that are updated over and over; 0: every change is a new cell.
     pub(crate) rows: u64,
+    /// The writers of the channel write the same rows, and compete for each cell.
+    pub(crate) shared: bool,
     /// Pick rows at random rather than in turn.
     pub(crate) random: bool,
 }
@@ -86,8 +88,11 @@ impl Book {
         }
     }
 
-    /// How many cells this writer owns, where rows are overwritten: every `writers`th row.
+    /// How many cells this writer owns, where rows are overwritten: every `writers`th row, or all if they are shared.
     fn own_cells(plan: &Plan, role: Role) -> u64 {
+        if role.shared {
+            return role.rows * u64::from(plan.columns);
+        }
         let rows = (role.rows + role.writers - 1 - role.index) / role.writers;
         if role.rows == 0 { 0 } else { rows * u64::from(plan.columns) }
     }
@@ -102,6 +107,11 @@ impl Book {
         self.pending.len()
     }
 
+    /// The highest version that the server has shown.
+    pub(crate) fn version(&self) -> u64 {
+        self.guard.highest()
+    }
+
     /// Updates written so far.
     pub(crate) fn written(&self) -> u64 {
         u64::from(self.next_update)
@@ -110,6 +120,9 @@ impl Book {
     /// The channel's cell that is this writer's own cell of this number.
     fn cell_of_own(&self, own: u64) -> (u64, u32) {
         let (row, column) = self.plan.row_and_column(own);
+        if self.role.shared {
+            return (row, column);
+        }
         (row * self.role.writers + self.role.index, column)
     }
 
@@ -195,7 +208,14 @@ impl Book {
                 self.watch_version(version, run);
                 let count = self.scanner.changes.len() as u64;
                 for change in &self.scanner.changes {
-                    self.seen.note(self.plan.cell(change.row, change.column), change.col_version);
+                    let cell = self.plan.cell(change.row, change.column);
+                    self.seen.note(cell, change.col_version);
+                    // Who has seen another's value writes over it.
+                    if self.role.shared
+                        && let Some(own) = self.own_versions.get_mut(cell as usize)
+                    {
+                        *own = change.col_version.max(*own);
+                    }
                 }
                 run.verdict.faults(self.scanner.foreign, || {
                     vec![format!("writer {who} of {}: got changes that nobody sent", self.plan.channel)]
@@ -259,18 +279,19 @@ impl Book {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::options::{Options, Scenario};
+    use crate::options::{Command, Options, Scenario};
     use clap::Parser;
 
     fn run() -> Arc<Run> {
         let options =
             Options::try_parse_from(["x", "merge", "--url", "ws://127.0.0.1:1/"]).expect("good options");
-        assert!(matches!(options.scenario, Scenario::Merge(_)));
+        assert!(matches!(options.command, Command::Scenario(Scenario::Merge(_))));
         Run::new(options.common, 1).expect("a good URL")
     }
 
     fn book(run: &Run, rows: u64, index: u64) -> Book {
-        let role = Role { who: index as usize, index, writers: 2, changes: 3, rows, random: true };
+        let role =
+            Role { who: index as usize, index, writers: 2, changes: 3, rows, shared: false, random: true };
         Book::new(run.plan(0), role, 1)
     }
 
@@ -310,6 +331,27 @@ mod tests {
             other.take(text.as_bytes(), &run);
             assert!(other.seen.covers(&one.acked) && other.seen.covers(&other.acked));
         }
+    }
+
+    #[test]
+    fn writers_of_shared_rows_write_over_what_they_have_seen() {
+        let run = run();
+        let role = |index| Role {
+            who: index as usize,
+            index,
+            writers: 2,
+            changes: 1,
+            rows: 1,
+            shared: true,
+            random: true,
+        };
+        let (mut one, mut other) = (Book::new(run.plan(0), role(0), 1), Book::new(run.plan(0), role(1), 1));
+        let text = String::from_utf8(one.next_update(1, 0).to_vec()).expect("JSON");
+        assert!(text.contains(",1,1,"), "{text}");
+        other.take(text.as_bytes(), &run);
+        let over = String::from_utf8(other.next_update(1, 0).to_vec()).expect("JSON");
+        assert!(over.contains(",2,1,"), "the same cell at the next col_version: {over}");
+        assert!(run.verdict.outcome(true).passed());
     }
 
     #[test]

@@ -63,9 +63,15 @@ pub(crate) enum Latency {
     CrossDelivery,
     /// From a pull to the end of its answer.
     Pull,
+    /// From a server's start to where it listens.
+    Reopen,
+    /// From a server's start to the end of the first pull's answer.
+    FirstPull,
+    /// From an open loop's due time to when this program wrote the update: its own fault, not the server's.
+    Late,
 }
 
-const LATENCIES: usize = Latency::Pull as usize + 1;
+const LATENCIES: usize = Latency::Late as usize + 1;
 
 #[derive(Debug)]
 #[repr(align(128))]

@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::Serialize;
 
-use crate::plan::Keys;
+use crate::plan::{DELETES_PERCENT, Keys};
 use crate::val::Values;
 
+pub(crate) mod bench;
 mod validate;
 
 /// Loads a server of the Server Implementation Guide's protocol, measures it, and verifies that it lost nothing.
@@ -15,17 +16,34 @@ mod validate;
 #[command(version)]
 pub(crate) struct Options {
     #[command(subcommand)]
-    pub(crate) scenario: Scenario,
+    pub(crate) command: Command,
     #[command(flatten)]
     pub(crate) common: Common,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    #[command(flatten)]
+    Scenario(Scenario),
+    /// Runs a workload, by its name or its file, and may fail by assertions and by a comparison with another build
+    Run(bench::Run),
+    /// Runs workloads against several stores, durability levels and servers by turns, and writes a report
+    Compare(bench::Compare),
+    /// Lists the workloads that come with this program, or prints one, to be copied and edited
+    Workloads {
+        /// Which
+        name: Option<String>,
+    },
 }
 
 /// What holds for every scenario.
 #[derive(Debug, Clone, Args, Serialize)]
 pub(crate) struct Common {
-    /// The server: ws://HOST:PORT/, the channel is added as ?channel=NAME
-    #[arg(long, global = true, default_value = "ws://127.0.0.1:8080/")]
-    pub(crate) url: String,
+    /// The server: ws://HOST:PORT/ (by default ws://127.0.0.1:8080/), the channel is added as ?channel=NAME. `run` and
+    /// `compare` load it beside those that they start; `compare` takes NAME=URL, several with commas between them
+    #[arg(long, global = true)]
+    pub(crate) url: Option<String>,
     /// Seconds to measure
     #[arg(long, global = true, default_value_t = 10.0)]
     pub(crate) seconds: f64,
@@ -70,6 +88,12 @@ pub(crate) struct Common {
     pub(crate) values: Values,
 }
 
+impl Common {
+    pub(crate) fn url(&self) -> &str {
+        self.url.as_deref().unwrap_or("ws://127.0.0.1:8080/")
+    }
+}
+
 /// What to do to the server.
 #[derive(Debug, Clone, Subcommand, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -80,6 +104,8 @@ pub(crate) enum Scenario {
     Fanout(Fanout),
     /// Full pulls of a filled channel: how many rows a second
     Pull(Pull),
+    /// A server that this program started (`run`, `compare`): ends it and starts it again: how long until a pull is answered
+    Restart(Restart),
     /// Connections that do nothing: how much memory each takes
     Idle(Idle),
     /// Everything at once: edits of shared rows, deletes, re-inserts, pulls, reconnecting followers
@@ -91,6 +117,19 @@ pub(crate) enum Scenario {
 }
 
 impl Scenario {
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Scenario::Merge(_) => "merge",
+            Scenario::Fanout(_) => "fanout",
+            Scenario::Pull(_) => "pull",
+            Scenario::Restart(_) => "restart",
+            Scenario::Idle(_) => "idle",
+            Scenario::Mixed(_) => "mixed",
+            Scenario::Crash(_) => "crash",
+            Scenario::Cluster(_) => "cluster",
+        }
+    }
+
     /// How many servers the clients connect to.
     pub(crate) fn servers(&self) -> usize {
         match self {
@@ -139,6 +178,9 @@ pub(crate) struct Merge {
     /// Writers of each channel; they follow one another's updates
     #[arg(long, default_value_t = 1)]
     pub(crate) connections_per_channel: usize,
+    /// The writers of a channel write the same --rows, and compete for each cell; else each has rows of its own
+    #[arg(long)]
+    pub(crate) shared_rows: bool,
     #[command(flatten)]
     #[serde(flatten)]
     pub(crate) writing: Writing,
@@ -180,6 +222,29 @@ pub(crate) struct Pull {
     /// Pulls at once
     #[arg(long, default_value_t = 1)]
     pub(crate) connections: usize,
+    /// Pull only the last so many rows, as a client that has all before them; 0 pulls everything
+    #[arg(long, default_value_t = 0)]
+    pub(crate) behind: u64,
+    /// Open a connection for each pull, whose latency counts from there
+    #[arg(long)]
+    pub(crate) reconnect: bool,
+}
+
+/// Options of `restart`.
+#[derive(Debug, Clone, Args, Serialize)]
+pub(crate) struct Restart {
+    /// Channels, which are filled first
+    #[arg(long, default_value_t = 16)]
+    pub(crate) channels: usize,
+    /// Rows in each
+    #[arg(long, default_value_t = 10_000)]
+    pub(crate) rows: u64,
+    /// Changes in each update that fills them
+    #[arg(long, default_value_t = 500)]
+    pub(crate) changes: usize,
+    /// Times that the server is ended and started again
+    #[arg(long, default_value_t = 5)]
+    pub(crate) restarts: u64,
 }
 
 /// Options of `idle`.
@@ -220,6 +285,9 @@ pub(crate) struct Mixed {
     /// Milliseconds between full pulls of each channel, on average
     #[arg(long, default_value_t = 500)]
     pub(crate) pull_ms: u64,
+    /// Deletes among the edits of rows that live, in percent
+    #[arg(long, default_value_t = DELETES_PERCENT)]
+    pub(crate) deletes: u64,
 }
 
 /// How servers are started.

@@ -13,6 +13,8 @@ const PACKED_INTEGER: u64 = 1;
 pub(crate) const STAMP_PREFIX: &str = "v";
 /// The start of each value: the prefix, 8 hex digits of the update's number, 8 of the check.
 pub(crate) const STAMP_BYTES: usize = STAMP_PREFIX.len() + 16;
+/// [`Plan::deletes`] where nothing else is said.
+pub(crate) const DELETES_PERCENT: u64 = 15;
 
 /// The order in which rows meet the server's key index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, serde::Serialize)]
@@ -42,6 +44,8 @@ pub(crate) struct Plan {
     pub(crate) columns: u32,
     /// What `mixed`, `crash` and `cluster` write.
     pub(crate) values: Values,
+    /// Deletes among the edits of rows that live, in percent, where `mixed`, `crash` and `cluster` write.
+    pub(crate) deletes: u64,
     keys: Keys,
     value_bytes: usize,
     salt: u64,
@@ -65,10 +69,16 @@ impl Plan {
             columns: shape.columns,
             keys: shape.keys,
             values: shape.values,
+            deletes: DELETES_PERCENT,
             value_bytes: shape.value_bytes.max(STAMP_BYTES),
             salt: hash_name(shape.seed, &channel),
             channel,
         }
+    }
+
+    /// The same with other deletes.
+    pub(crate) fn with_deletes(&self, percent: u64) -> Self {
+        Self { deletes: percent, ..self.clone() }
     }
 
     /// The row's integer key.

@@ -10,7 +10,7 @@ use crate::verdict::NAMED_MAX;
 /// A connection that pulls, one pull at a time.
 #[derive(Debug)]
 pub(crate) struct Puller {
-    who: usize,
+    pub(crate) who: usize,
     conn: Conn,
     scanner: Scanner,
     version: Option<u64>,
@@ -40,16 +40,17 @@ impl Puller {
         Ok(Self { who, conn, scanner: Scanner::default(), version: None })
     }
 
-    /// Pulls everything. Fails when nothing comes for the drain time.
+    /// Pulls everything above version `from`. Fails when nothing comes for the drain time.
     pub(crate) async fn pull(
         &mut self,
         run: &Run,
         plan: &Plan,
+        from: u64,
         overwritten: bool,
     ) -> Result<Pulled, PullError> {
         let channel = serde_json::Value::from(plan.channel.as_str());
         let text = format!(
-            r#"{{"type":"pull","siteId":"{:032X}","version":0,"channel":{channel}}}"#,
+            r#"{{"type":"pull","siteId":"{:032X}","version":{from},"channel":{channel}}}"#,
             0xCB_u128 << 120
         );
         self.conn.queue_text(text.as_bytes());
@@ -92,7 +93,7 @@ impl Puller {
 pub(crate) async fn verify_stored(run: &Run, plan: &Plan, acked: &Cells) {
     let overwritten = matches!(acked, Cells::Versions(_));
     let pulled = match Puller::open(run, 0, plan).await {
-        Ok(mut puller) => puller.pull(run, plan, overwritten).await,
+        Ok(mut puller) => puller.pull(run, plan, 0, overwritten).await,
         Err(e) => Err(e.into()),
     };
     match pulled {
@@ -121,7 +122,7 @@ pub(crate) fn report_missing(
 ) {
     let (first, count) = missing;
     run.verdict.checked(checked);
-    run.verdict.faults(count, || {
+    run.verdict.lost(count, || {
         let name = |(cell, col_version): &(u64, u32)| {
             let (row, column) = plan.row_and_column(*cell);
             let pk = plan.pk(row);

@@ -129,13 +129,9 @@ impl Replica {
         found
     }
 
-    /// All differences, named: what is behind, and what is here that nobody had acked.
-    pub(crate) fn differences(&self, wanted: &Self) -> Vec<String> {
-        let mut found = self.behind(wanted);
-        found.extend(
-            wanted.behind(self).into_iter().map(|what| format!("has more than was acked, which {what}")),
-        );
-        found
+    /// What is here that nobody had acked, named.
+    pub(crate) fn ahead(&self, wanted: &Self) -> Vec<String> {
+        wanted.behind(self).into_iter().map(|what| format!("has more than was acked, which {what}")).collect()
     }
 }
 
@@ -178,7 +174,7 @@ mod tests {
                 replica.apply(&left.swap_remove(rng.below(left.len() as u64) as usize));
             }
             assert_eq!(replica, forward);
-            assert!(replica.differences(&forward).is_empty());
+            assert!(replica.ahead(&forward).is_empty());
         }
     }
 
@@ -196,7 +192,7 @@ mod tests {
             let differs = replica != all;
             assert_eq!(replica.behind(&all).is_empty(), !differs, "without {lost}");
             assert_eq!(all.behind(&replica), Vec::<String>::new(), "more is no loss");
-            assert_eq!(!all.differences(&replica).is_empty(), differs, "but it is a difference");
+            assert_eq!(!all.ahead(&replica).is_empty(), differs, "but it is a difference");
         }
     }
 

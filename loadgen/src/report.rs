@@ -10,70 +10,83 @@ use crate::options::Scenario;
 use crate::run::{Figures, Run};
 use crate::verdict::Outcome;
 
+/// The quantiles of a latency curve.
+const CURVE: [f64; 12] = [0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999, 1.0];
+/// An open loop whose updates were written later than this, at the 99th percentile, was not the load that was asked for.
+pub(crate) const LATE_MAX_MS: f64 = 10.0;
+
 /// Everything a run found.
 #[derive(Debug, Serialize)]
 pub(crate) struct Report {
-    loadgen_version: &'static str,
-    scenario: Scenario,
-    settings: crate::options::Common,
-    channel_prefix: String,
+    pub(crate) loadgen_version: &'static str,
+    pub(crate) scenario: Scenario,
+    pub(crate) settings: crate::options::Common,
+    pub(crate) channel_prefix: String,
     /// The length of the measured window.
-    seconds: f64,
-    rates: Vec<Rate>,
-    latencies: Vec<LatencyLine>,
-    bytes_in: u64,
-    bytes_out: u64,
+    pub(crate) seconds: f64,
+    pub(crate) rates: Vec<Rate>,
+    pub(crate) latencies: Vec<LatencyLine>,
+    pub(crate) bytes_in: u64,
+    pub(crate) bytes_out: u64,
     /// How many errors came, by code, over the whole run.
-    errors: BTreeMap<String, u64>,
-    server: Option<Server>,
-    generator: Generator,
+    pub(crate) errors: BTreeMap<String, u64>,
+    pub(crate) server: Option<Server>,
+    pub(crate) generator: Generator,
     /// What else the scenario found, by name.
-    facts: BTreeMap<&'static str, f64>,
+    pub(crate) facts: BTreeMap<&'static str, f64>,
     /// What a reader of the report should know besides.
-    notes: Vec<String>,
-    verification: Outcome,
+    pub(crate) notes: Vec<String>,
+    pub(crate) verification: Outcome,
 }
 
 #[derive(Debug, Serialize)]
-struct Rate {
-    name: &'static str,
-    total: u64,
-    per_second: f64,
-    per_server_cpu_second: Option<f64>,
+pub(crate) struct Rate {
+    pub(crate) name: &'static str,
+    pub(crate) total: u64,
+    pub(crate) per_second: f64,
+    pub(crate) per_server_cpu_second: Option<f64>,
 }
 
 #[derive(Debug, Serialize)]
-struct LatencyLine {
-    name: &'static str,
-    count: u64,
-    p50_ms: f64,
-    p99_ms: f64,
-    p999_ms: f64,
-    max_ms: f64,
+pub(crate) struct LatencyLine {
+    pub(crate) name: &'static str,
+    pub(crate) count: u64,
+    pub(crate) p50_ms: f64,
+    pub(crate) p99_ms: f64,
+    pub(crate) p999_ms: f64,
+    pub(crate) max_ms: f64,
+    /// Quantiles from 0 to 1, each with its milliseconds.
+    pub(crate) curve: Vec<(f64, f64)>,
 }
 
 #[derive(Debug, Serialize)]
-struct Server {
-    cpu_seconds: f64,
+pub(crate) struct Server {
+    pub(crate) cpu_seconds: f64,
     /// Before the run connected anything.
-    rss_before_bytes: u64,
-    rss_start_bytes: u64,
-    rss_end_bytes: u64,
+    pub(crate) rss_before_bytes: u64,
+    pub(crate) rss_start_bytes: u64,
+    pub(crate) rss_end_bytes: u64,
     /// The least and the most in the window, sampled each second, as growth over `rss_before_bytes`.
-    rss_growth_min_bytes: i64,
-    rss_growth_max_bytes: i64,
+    pub(crate) rss_growth_min_bytes: i64,
+    pub(crate) rss_growth_max_bytes: i64,
     /// The highest ever, as the kernel knows it.
-    rss_peak_bytes: u64,
+    pub(crate) rss_peak_bytes: u64,
 }
 
 #[derive(Debug, Serialize)]
-struct Generator {
-    cpu_seconds: f64,
-    cores: usize,
+pub(crate) struct Generator {
+    pub(crate) cpu_seconds: f64,
+    pub(crate) cores: usize,
     /// The generator itself used nearly all cores: the figures are its limit, not the server's.
-    saturated: bool,
+    pub(crate) saturated: bool,
+    /// Cores that other processes kept busy meanwhile, or a host took away; None if the server's process is not known.
+    pub(crate) others_cores: Option<f64>,
+    /// How late an open loop's updates were written, at the 99th percentile.
+    pub(crate) late_p99_ms: Option<f64>,
+    /// That is above [`LATE_MAX_MS`]: the generator did not keep to the schedule.
+    pub(crate) schedule_missed: bool,
     /// Generator and server together used nearly all cores: compare work per server CPU second.
-    machine_full: bool,
+    pub(crate) machine_full: bool,
 }
 
 impl Report {
@@ -106,6 +119,7 @@ impl Report {
                 p99_ms: ms(0.99),
                 p999_ms: ms(0.999),
                 max_ms: ms(1.0),
+                curve: CURVE.iter().map(|quantile| (*quantile, ms(*quantile))).collect(),
             }
         };
         let server = figures.server.map(|(start, end)| {
@@ -121,6 +135,8 @@ impl Report {
                 rss_peak_bytes: end.rss_peak_bytes,
             }
         });
+        let late = run.meter.histogram(Latency::Late);
+        let late_p99_ms = (!late.is_empty()).then(|| late.value_at_quantile(0.99) as f64 / 1e6);
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let cores_used = figures.own_cpu_s / figures.seconds;
         let cores_used_by_both = cores_used + cpu_s.unwrap_or(0.0) / figures.seconds;
@@ -139,6 +155,11 @@ impl Report {
             generator: Generator {
                 cpu_seconds: figures.own_cpu_s,
                 cores,
+                others_cores: figures.machine_cpu_s.zip(cpu_s).map(|(machine, server)| {
+                    ((machine - server - figures.own_cpu_s) / figures.seconds).max(0.0)
+                }),
+                late_p99_ms,
+                schedule_missed: late_p99_ms.is_some_and(|ms| ms > LATE_MAX_MS),
                 saturated: cores_used > 0.9 * cores.min(crate::WORKERS) as f64,
                 machine_full: cores_used_by_both > 0.95 * cores as f64,
             },
@@ -164,7 +185,13 @@ impl Report {
     }
 
     fn write_table(&self, out: &mut String) -> std::fmt::Result {
-        writeln!(out, "{} for {:.1} s, channels {}-*", self.name(), self.seconds, self.channel_prefix)?;
+        writeln!(
+            out,
+            "{} for {:.1} s, channels {}-*",
+            self.scenario.name(),
+            self.seconds,
+            self.channel_prefix
+        )?;
         for rate in &self.rates {
             write!(
                 out,
@@ -217,7 +244,16 @@ impl Report {
         }
         writeln!(out, "  generator: {:.2} CPU s", self.generator.cpu_seconds)?;
         if self.generator.saturated {
-            writeln!(out, "  NOTE: the generator is saturated; the rates are its own limit")?;
+            writeln!(
+                out,
+                "  NOTE: the generator, not the server, was the limit: it used all the CPU time it can"
+            )?;
+        } else if self.generator.schedule_missed {
+            let late = self.generator.late_p99_ms.unwrap_or(0.0);
+            writeln!(
+                out,
+                "  NOTE: the generator, not the server, was the limit: 1% of updates were written {late:.0} ms after they were due"
+            )?;
         } else if self.generator.machine_full {
             writeln!(
                 out,
@@ -240,22 +276,10 @@ impl Report {
         }
         outcome.first_faults.iter().try_for_each(|fault| writeln!(out, "    {fault}"))
     }
-
-    fn name(&self) -> &'static str {
-        match self.scenario {
-            Scenario::Merge(_) => "merge",
-            Scenario::Fanout(_) => "fanout",
-            Scenario::Pull(_) => "pull",
-            Scenario::Idle(_) => "idle",
-            Scenario::Mixed(_) => "mixed",
-            Scenario::Crash(_) => "crash",
-            Scenario::Cluster(_) => "cluster",
-        }
-    }
 }
 
 /// A rounded number with its thousands apart.
-fn grouped(value: f64) -> String {
+pub(crate) fn grouped(value: f64) -> String {
     let digits = format!("{:.0}", value.abs());
     let mut out = String::from(if value <= -0.5 { "-" } else { "" });
     for (at, digit) in digits.chars().enumerate() {

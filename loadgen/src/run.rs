@@ -12,6 +12,7 @@ use crate::meter::{Count, Counts, Meter};
 use crate::options::Common;
 use crate::plan::{Plan, Shape};
 use crate::process::{self, Processes, Sample};
+use crate::scenario::host::Host;
 use crate::target::Target;
 use crate::verdict::Verdict;
 
@@ -26,6 +27,8 @@ pub(crate) struct Run {
     pub(crate) verdict: Verdict,
     /// The server's process, or those of all servers.
     pub(crate) processes: Processes,
+    /// The server, if it was started for this run.
+    pub(crate) host: tokio::sync::Mutex<Option<Host>>,
     /// The server before anything was connected.
     pub(crate) server_before: Option<Sample>,
 }
@@ -33,7 +36,7 @@ pub(crate) struct Run {
 impl Run {
     /// A run against so many servers.
     pub(crate) fn new(common: Common, servers: usize) -> Result<Arc<Self>, String> {
-        let target = Target::parse(&common.url)?;
+        let target = Target::parse(common.url())?;
         let targets = (0..servers).map(|_| RwLock::new(target.clone())).collect();
         let processes = Processes::default();
         let server_before = match common.pid {
@@ -43,7 +46,8 @@ impl Run {
         common.pid.into_iter().for_each(|pid| processes.add(pid));
         let prefix = common.channel_prefix.clone().unwrap_or_else(unique_prefix);
         let (meter, verdict) = (Meter::new(), Verdict::default());
-        Ok(Arc::new(Self { targets, common, prefix, meter, verdict, processes, server_before }))
+        let host = tokio::sync::Mutex::new(None);
+        Ok(Arc::new(Self { targets, common, prefix, meter, verdict, processes, host, server_before }))
     }
 
     /// The plan of the run's channel of this number.
@@ -147,6 +151,8 @@ pub(crate) struct Figures {
     pub(crate) seconds: f64,
     pub(crate) counts: Counts,
     pub(crate) own_cpu_s: f64,
+    /// What all processes of the machine used.
+    pub(crate) machine_cpu_s: Option<f64>,
     /// The server at the opening and at the close.
     pub(crate) server: Option<(Sample, Sample)>,
     /// The least and the most memory of the server, sampled each second.
@@ -165,6 +171,7 @@ pub(crate) async fn measure<T>(
     let sample = || run.processes.sample();
     let own = || process::sample(None).unwrap_or_default().cpu_s;
     let (started, counts, server, own_before) = (Instant::now(), run.meter.read(), sample(), own());
+    let machine_before = process::machine_cpu_s();
     let mut rss = server.map(|s| (s.rss_bytes, s.rss_bytes));
     let mut last = (started, counts);
     tokio::pin!(work);
@@ -189,6 +196,7 @@ pub(crate) async fn measure<T>(
         seconds: started.elapsed().as_secs_f64(),
         counts: run.meter.read().since(&counts),
         own_cpu_s: own() - own_before,
+        machine_cpu_s: process::machine_cpu_s().zip(machine_before).map(|(after, before)| after - before),
         server: server.zip(end),
         server_rss: rss.map(|(min, max)| {
             let last = end.map_or(max, |s| s.rss_bytes);

@@ -15,6 +15,7 @@ pub(crate) struct Verdict {
 struct Inner {
     named: Vec<String>,
     faults: u64,
+    lost: u64,
     checked: u64,
 }
 
@@ -26,6 +27,8 @@ pub(crate) struct Outcome {
     /// How many (change, place where it must be) pairs were compared.
     pub(crate) checked: u64,
     pub(crate) faults: u64,
+    /// Those of them that are acked changes which were not where they must be.
+    pub(crate) lost: u64,
     pub(crate) first_faults: Vec<String>,
 }
 
@@ -54,6 +57,12 @@ impl Verdict {
         }
     }
 
+    /// The same, of acked changes that are not where they must be.
+    pub(crate) fn lost(&self, count: u64, named: impl FnOnce() -> Vec<String>) {
+        self.faults(count, named);
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner).lost += count;
+    }
+
     /// Notes that `n` things were compared.
     pub(crate) fn checked(&self, n: u64) {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner).checked += n;
@@ -61,7 +70,13 @@ impl Verdict {
 
     pub(crate) fn outcome(&self, verified: bool) -> Outcome {
         let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        Outcome { verified, checked: inner.checked, faults: inner.faults, first_faults: inner.named.clone() }
+        Outcome {
+            verified,
+            checked: inner.checked,
+            faults: inner.faults,
+            lost: inner.lost,
+            first_faults: inner.named.clone(),
+        }
     }
 }
 
@@ -78,6 +93,11 @@ pub(crate) struct VersionGuard {
 impl VersionGuard {
     pub(crate) fn start(version: u64) -> Self {
         Self { highest: version, pulling: false }
+    }
+
+    /// The highest version that was shown.
+    pub(crate) fn highest(&self) -> u64 {
+        self.highest
     }
 
     /// A pull from `version` was sent.
@@ -110,10 +130,11 @@ mod tests {
         for n in 0..NAMED_MAX + 5 {
             verdict.fault(|| format!("fault {n}"));
         }
+        verdict.lost(2, || vec!["one".into(), "other".into()]);
         verdict.faults(0, || unreachable!("no fault, no name"));
         let outcome = verdict.outcome(true);
         assert!(!outcome.passed());
-        assert_eq!((outcome.faults, outcome.first_faults.len()), (15, 10));
+        assert_eq!((outcome.faults, outcome.lost, outcome.first_faults.len()), (17, 2, 10));
         assert_eq!(outcome.first_faults[0], "fault 0");
     }
 

@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use crate::book::{Book, Role};
 use crate::conn::{Conn, ConnError, ConnectWith};
+use crate::meter::Latency;
 use crate::plan::Plan;
 use crate::run::Run;
 use crate::sent::Sent;
@@ -145,6 +146,7 @@ impl Writer {
                 Pace::Open { every_ns, .. } => {
                     while due_ns <= now_ns {
                         self.write(due_ns);
+                        run.meter.latency(self.role.who, Latency::Late, due_ns, now_ns);
                         due_ns += every_ns;
                     }
                     alarm.as_mut().reset(run.meter.instant_of(due_ns.min(closes_ns)).into());

@@ -1,13 +1,24 @@
 //! What of the command line clap cannot see is senseless.
 
-use super::{Options, Scenario, Writing};
+use super::{Command, Common, Options, Scenario, Writing};
 use crate::plan::STAMP_BYTES;
 use crate::val::Values;
 
 impl Options {
     /// Refuses it, by the option's name.
     pub(crate) fn validate(&self) -> Result<(), String> {
-        let common = &self.common;
+        match &self.command {
+            Command::Scenario(scenario) => scenario.validate(&self.common),
+            Command::Run(run) => run.validate(),
+            Command::Compare(compare) => compare.validate(),
+            Command::Workloads { .. } => Ok(()),
+        }
+    }
+}
+
+impl Scenario {
+    /// Refuses it, or what holds for every scenario, by the option's name.
+    pub(crate) fn validate(&self, common: &Common) -> Result<(), String> {
         for (name, seconds) in [
             ("--seconds", common.seconds),
             ("--warmup-seconds", common.warmup_seconds),
@@ -24,8 +35,7 @@ impl Options {
         if common.value_bytes < STAMP_BYTES {
             return Err(format!("--value-bytes must be at least {STAMP_BYTES}: values prove their origin"));
         }
-        let any_values =
-            matches!(self.scenario, Scenario::Mixed(_) | Scenario::Crash(_) | Scenario::Cluster(_));
+        let any_values = matches!(self, Scenario::Mixed(_) | Scenario::Crash(_) | Scenario::Cluster(_));
         if common.values == Values::Any && !any_values {
             return Err(
                 "--values any is for mixed, crash and cluster only: the others prove a value's origin by \
@@ -42,11 +52,15 @@ impl Options {
         {
             return Err("--channel-prefix must be 1 to 200 bytes without control characters".into());
         }
-        match &self.scenario {
+        match self {
             Scenario::Merge(merge) => {
                 at_least_one("--channels", merge.channels as u64)?;
                 at_least_one("--connections-per-channel", merge.connections_per_channel as u64)?;
-                merge.writing.validate(merge.connections_per_channel as u64)
+                let shares = merge.shared_rows;
+                if shares && merge.writing.rows == 0 {
+                    return Err("--shared-rows needs --rows".into());
+                }
+                merge.writing.validate(if shares { 1 } else { merge.connections_per_channel as u64 })
             }
             Scenario::Fanout(fanout) => {
                 at_least_one("--followers", fanout.followers as u64)?;
@@ -59,7 +73,17 @@ impl Options {
                 at_least_one("--rows", pull.rows)?;
                 at_least_one("--changes", pull.changes as u64)?;
                 at_least_one("--pulls", pull.pulls)?;
-                at_least_one("--connections", pull.connections as u64)
+                at_least_one("--connections", pull.connections as u64)?;
+                if pull.behind > pull.rows {
+                    return Err("--behind must be at most --rows".into());
+                }
+                Ok(())
+            }
+            Scenario::Restart(restart) => {
+                at_least_one("--channels", restart.channels as u64)?;
+                at_least_one("--rows", restart.rows)?;
+                at_least_one("--changes", restart.changes as u64)?;
+                at_least_one("--restarts", restart.restarts)
             }
             Scenario::Idle(idle) => {
                 at_least_one("--connections", idle.connections as u64)?;
@@ -72,6 +96,9 @@ impl Options {
                 at_least_one("--changes", mixed.changes as u64)?;
                 at_least_one("--reconnect-ms", mixed.reconnect_ms)?;
                 at_least_one("--pull-ms", mixed.pull_ms)?;
+                if mixed.deletes > 100 {
+                    return Err("--deletes must be at most 100".into());
+                }
                 at_least_one("--in-flight", mixed.in_flight as u64)
             }
             Scenario::Crash(crash) => {
@@ -121,7 +148,7 @@ fn valid_rate(rate: Option<f64>) -> Result<(), String> {
     }
 }
 
-fn at_least_one(name: &str, value: u64) -> Result<(), String> {
+pub(super) fn at_least_one(name: &str, value: u64) -> Result<(), String> {
     if value == 0 { Err(format!("{name} must be at least 1")) } else { Ok(()) }
 }
 
@@ -149,6 +176,8 @@ mod tests {
             "--url ws://127.0.0.1:1/ merge --rate 1000 --rows 10 --connections-per-channel 10",
             "fanout --followers 500 --window acks --in-flight 16 --slow-follower --stalling-followers 1",
             "pull --pulls 3",
+            "pull --rows 100 --behind 100 --reconnect",
+            "merge --rows 1 --shared-rows --connections-per-channel 8",
             "idle --connections 5000",
             "mixed --followers 0 --values any",
             "crash --store sled --rounds 5 --server-arg --shards=2 --server-arg --log=debug",
@@ -177,6 +206,9 @@ mod tests {
             ("fanout --followers 0", "--followers"),
             ("fanout --window never", "--window"),
             ("pull --pulls 0", "--pulls"),
+            ("pull --rows 5 --behind 6", "--behind"),
+            ("merge --shared-rows", "--shared-rows"),
+            ("mixed --deletes 101", "--deletes"),
             ("idle --channels 0", "--channels"),
             ("mixed --clients 0", "--clients"),
             ("crash --rounds 0", "--rounds"),

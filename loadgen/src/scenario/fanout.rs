@@ -58,6 +58,7 @@ pub(super) async fn run(run: Arc<Run>, scenario: &Scenario, fanout: &Fanout) -> 
         writers: 1,
         changes: writing.changes,
         rows: writing.rows,
+        shared: false,
         random: run.common.keys == Keys::Random,
     };
     let mut writer =

@@ -56,6 +56,7 @@ pub(super) async fn run(run: Arc<Run>, scenario: &Scenario, merge: &Merge) -> Re
                 writers: writers as u64,
                 changes: merge.writing.changes,
                 rows: merge.writing.rows,
+                shared: merge.shared_rows,
                 random: run.common.keys == Keys::Random,
             };
             let writer = Writer::open(&run, Arc::clone(&channel.plan), role)

@@ -3,12 +3,15 @@
 mod cluster;
 mod crash;
 mod fanout;
+pub(crate) mod host;
 mod idle;
 mod merge;
 mod mixed;
-mod place;
+pub(crate) mod place;
 mod pull;
-mod server;
+mod restart;
+pub(crate) mod server;
+pub(crate) mod verified;
 
 use std::sync::Arc;
 
@@ -27,6 +30,7 @@ pub(crate) async fn run(run: Arc<Run>, scenario: &Scenario) -> Result<Report, Fa
         Scenario::Merge(merge) => merge::run(run, scenario, merge).await,
         Scenario::Fanout(fanout) => fanout::run(run, scenario, fanout).await,
         Scenario::Pull(pull) => pull::run(run, scenario, pull).await,
+        Scenario::Restart(restart) => restart::run(run, scenario, restart).await,
         Scenario::Idle(idle) => idle::run(run, scenario, idle).await,
         Scenario::Mixed(mixed) => mixed::run(run, scenario, mixed).await,
         Scenario::Crash(crash) => crash::run(run, scenario, crash).await,

@@ -7,15 +7,15 @@ use crate::run::unique_prefix;
 
 /// A data directory.
 #[derive(Debug)]
-pub(super) struct Place {
-    pub(super) data: PathBuf,
+pub(crate) struct Place {
+    pub(crate) data: PathBuf,
     /// The directory around it, if it was made for this run.
     temporary: Option<PathBuf>,
 }
 
 impl Place {
     /// The directory that is wanted, else a temporary one, named after the scenario.
-    pub(super) fn new(wanted: Option<&Path>, scenario: &str) -> Result<Self, Failed> {
+    pub(crate) fn new(wanted: Option<&Path>, scenario: &str) -> Result<Self, Failed> {
         let make = |dir: &Path| {
             std::fs::create_dir_all(dir).map_err(|e| format!("{}: {e}", dir.display()))?;
             std::path::absolute(dir).map_err(|e| format!("{}: {e}", dir.display()))
@@ -29,7 +29,7 @@ impl Place {
     }
 
     /// Removes what was made for this run.
-    pub(super) fn remove(&self) -> Result<(), Failed> {
+    pub(crate) fn remove(&self) -> Result<(), Failed> {
         match &self.temporary {
             Some(dir) => std::fs::remove_dir_all(dir).map_err(|e| format!("{}: {e}", dir.display())),
             None => Ok(()),

@@ -1,9 +1,12 @@
-//! A server as a child process: started, found by what it prints, killed.
+//! A server as a child process: started, found by what it prints or by its port, killed.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -17,30 +20,54 @@ const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 /// How to start the server, and where it keeps what.
 #[derive(Debug)]
-pub(super) struct Launch {
-    pub(super) program: PathBuf,
-    pub(super) store: String,
-    pub(super) data: PathBuf,
+pub(crate) struct Launch {
+    pub(crate) program: PathBuf,
+    pub(crate) store: String,
+    pub(crate) data: PathBuf,
     /// Where its stderr goes, of all its lives.
-    pub(super) log: PathBuf,
+    pub(crate) log: PathBuf,
     arguments: Vec<String>,
+    /// A shell command in the place of all that, with `{port}` and `{data}` for what it gets.
+    command: Option<String>,
 }
 
 impl Launch {
     /// With further arguments, as the scenario needs them.
-    pub(super) fn new(serving: &Serving, data: PathBuf, further: &[String]) -> Result<Self, Failed> {
+    pub(crate) fn new(serving: &Serving, data: PathBuf, further: &[String]) -> Result<Self, Failed> {
         let mut log = data.clone().into_os_string();
         log.push(".log");
         let durability = ["--durability".to_owned(), serving.durability.clone()];
         let arguments = [&durability, &serving.server_args[..], further].concat();
         let program = find(serving.server.as_deref())?;
-        Ok(Self { program, store: serving.store.clone(), data, log: log.into(), arguments })
+        Ok(Self { program, store: serving.store.clone(), data, log: log.into(), arguments, command: None })
+    }
+
+    /// A server of any kind, started by a shell command.
+    pub(crate) fn command(command: &str, data: PathBuf) -> Self {
+        let mut log = data.clone().into_os_string();
+        log.push(".log");
+        Self {
+            program: "sh".into(),
+            store: String::new(),
+            data,
+            log: log.into(),
+            arguments: Vec::new(),
+            command: Some(command.to_owned()),
+        }
+    }
+
+    /// Whether it is started by a command of its own, and so may be no Causeway.
+    pub(crate) fn is_command(&self) -> bool {
+        self.command.is_some()
     }
 
     /// Starts the server on a free port.
-    pub(super) fn spawn(&self) -> Result<Server, Failed> {
+    pub(crate) fn spawn(&self) -> Result<Server, Failed> {
         let log = File::options().create(true).append(true).open(&self.log);
         let log = log.map_err(|e| format!("{}: {e}", self.log.display()))?;
+        if let Some(command) = &self.command {
+            return self.spawn_command(command, log);
+        }
         let child = Command::new(&self.program)
             .args(["serve", "--listen", "127.0.0.1:0", "--store", &self.store, "--data"])
             .arg(&self.data)
@@ -52,6 +79,47 @@ impl Launch {
             .map_err(|e| format!("{}: {e}", self.program.display()))?;
         Ok(watch(child))
     }
+}
+
+impl Launch {
+    /// Starts the command; it is up when its port takes connections.
+    fn spawn_command(&self, command: &str, log: File) -> Result<Server, Failed> {
+        let port = free_port().map_err(|e| format!("no free port: {e}"))?;
+        let data = self.data.to_string_lossy();
+        let quoted = format!("'{}'", data.replace('\'', "'\\''"));
+        let command = command.replace("{port}", &port.to_string()).replace("{data}", &quoted);
+        let mut child = Command::new("sh")
+            // The process that is measured is to be the server's own.
+            .args(["-c", &format!("exec {command}")])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .spawn()
+            .map_err(|e| format!("sh: {e}"))?;
+        let mut stdout = child.stdout.take().expect("it is piped");
+        let ended = Arc::new(AtomicBool::new(false));
+        let ends = Arc::clone(&ended);
+        std::thread::spawn(move || {
+            let _ = std::io::copy(&mut stdout, &mut std::io::sink());
+            ends.store(true, Ordering::Release);
+        });
+        let (tell, url) = oneshot::channel();
+        std::thread::spawn(move || {
+            while !ended.load(Ordering::Acquire) && !tell.is_closed() {
+                if TcpStream::connect(("127.0.0.1", port)).is_ok() {
+                    let _ = tell.send(format!("ws://127.0.0.1:{port}/"));
+                    return;
+                }
+                std::thread::sleep(LOOK_EVERY);
+            }
+        });
+        Ok(Server { child, url })
+    }
+}
+
+/// A port that nobody listens on now.
+fn free_port() -> std::io::Result<u16> {
+    Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
 }
 
 /// Reads what the child prints.
@@ -74,14 +142,14 @@ fn watch(mut child: Child) -> Server {
 
 /// A started server, killed when it is dropped.
 #[derive(Debug)]
-pub(super) struct Server {
+pub(crate) struct Server {
     child: Child,
     url: oneshot::Receiver<String>,
 }
 
 impl Server {
     /// Waits until it says where it listens; else says why it does not.
-    pub(super) async fn up(&mut self, limit: Duration) -> Result<String, String> {
+    pub(crate) async fn up(&mut self, limit: Duration) -> Result<String, String> {
         match tokio::time::timeout(limit, &mut self.url).await {
             Ok(Ok(url)) => Ok(url),
             Ok(Err(_)) => match self.ended(limit).await {
@@ -92,17 +160,17 @@ impl Server {
         }
     }
 
-    pub(super) fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
 
     /// Whether it has said where it listens; to be asked once.
-    pub(super) fn is_up(&mut self) -> bool {
+    pub(crate) fn is_up(&mut self) -> bool {
         self.url.try_recv().is_ok()
     }
 
     /// SIGKILL. Fails if it had ended by itself.
-    pub(super) fn kill(mut self) -> Result<(), String> {
+    pub(crate) fn kill(mut self) -> Result<(), String> {
         let before = self.child.try_wait();
         let killed = self.child.kill().and_then(|()| self.child.wait());
         match (before, killed) {
@@ -113,7 +181,7 @@ impl Server {
     }
 
     /// SIGTERM, which must end it with exit code 0.
-    pub(super) async fn terminate(mut self, limit: Duration) -> Result<(), String> {
+    pub(crate) async fn terminate(mut self, limit: Duration) -> Result<(), String> {
         if let Ok(Some(status)) = self.child.try_wait() {
             return Err(format!("the server ended by itself: {status}"));
         }
@@ -150,7 +218,7 @@ impl Drop for Server {
 }
 
 /// Sends a signal by its short name: the standard library sends none but SIGKILL.
-pub(super) fn signal(pid: u32, name: &str) -> Result<(), String> {
+pub(crate) fn signal(pid: u32, name: &str) -> Result<(), String> {
     match Command::new("sh").args(["-c", &format!("kill -{name} {pid}")]).status() {
         Ok(status) if status.success() => Ok(()),
         other => Err(format!("SIG{name} could not be sent: {other:?}")),
@@ -158,7 +226,7 @@ pub(super) fn signal(pid: u32, name: &str) -> Result<(), String> {
 }
 
 /// The program: what was asked for, else `causeway` beside this one, else on the PATH.
-fn find(wanted: Option<&Path>) -> Result<PathBuf, Failed> {
+pub(crate) fn find(wanted: Option<&Path>) -> Result<PathBuf, Failed> {
     if let Some(wanted) = wanted {
         return Ok(wanted.to_owned());
     }
@@ -206,6 +274,18 @@ mod tests {
         assert!(gone.kill().is_err_and(|e| e.contains("ended by itself: exit status: 5")));
         let deaf = started("", STAYS).await.terminate(Duration::ZERO).await;
         assert!(deaf.as_ref().is_err_and(|e| e.contains("did not end within")), "{deaf:?}");
+    }
+
+    #[tokio::test]
+    async fn a_command_gets_its_port_and_data_and_is_up_when_the_port_is_open() {
+        let dir = tempfile::tempdir().expect("a directory to test in");
+        let data = dir.path().join("it's here");
+        let launch = |command: &str| Launch::command(command, data.clone());
+        let mut gone = launch("echo {data} {port} >&2").spawn().expect("sh runs");
+        assert!(gone.up(LIMIT).await.is_err_and(|e| e.contains("did not come up: exit status: 0")));
+        let log = std::fs::read_to_string(&launch("").log).expect("the log");
+        let (said, port) = log.trim().rsplit_once(' ').expect("two words");
+        assert_eq!((said, port.parse::<u16>().is_ok()), (data.to_str().expect("UTF-8"), true));
     }
 
     #[test]

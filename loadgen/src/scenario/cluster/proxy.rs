@@ -156,6 +156,15 @@ mod tests {
         }
     }
 
+    /// Waits until it has swallowed so many, and no more.
+    async fn has_swallowed(proxy: &Proxy, count: u64) {
+        let began = tokio::time::Instant::now();
+        while proxy.swallowed() < count && began.elapsed() < Duration::from_secs(20) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        assert_eq!(proxy.swallowed(), count);
+    }
+
     #[tokio::test]
     async fn what_is_swallowed_does_not_come_and_what_follows_does() {
         const SOON: Duration = Duration::from_millis(100);
@@ -166,9 +175,10 @@ mod tests {
         for (swallowed, (sent, came)) in [(1, (true, false)), (2, (false, true)), (3, (true, true))] {
             proxy.swallow(sent, came);
             assert_eq!(answered(&mut stream, SOON).await, Some(false), "{sent} {came}");
-            assert_eq!(proxy.swallowed(), swallowed);
+            has_swallowed(&proxy, swallowed).await;
             let mut other = TcpStream::connect(proxy.address).await.expect("connected");
             assert_eq!(answered(&mut other, SOON).await, Some(false), "{sent} {came}");
+            has_swallowed(&proxy, swallowed + 1).await;
             proxy.swallow(false, false);
             assert_eq!(answered(&mut stream, LONG).await, Some(true), "{sent} {came}");
             proxy.link.swallowed.fetch_sub(1, Relaxed);

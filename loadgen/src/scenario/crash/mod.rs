@@ -20,12 +20,12 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use self::client::{Client, Ending, Kind};
-use self::offline::Verified;
 use self::schedule::{Further, Round};
 use super::Failed;
 use super::mixed::{Channel, Member, next_edits, pulled};
 use super::place::Place;
 use super::server::{Launch, Server};
+use super::verified::Verified;
 use crate::conn::ConnError;
 use crate::meter::Count;
 use crate::options::{Crash, Scenario};

@@ -6,18 +6,8 @@ use std::path::Path;
 use std::process::Command;
 
 use super::super::server::Launch;
+use super::super::verified::{self, Verified};
 use super::Failed;
-
-/// What the server's own check said.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Verified {
-    /// All is well; these are its lines, one a channel.
-    Well(Vec<String>),
-    /// It found what is wrong.
-    Wrong(String),
-    /// This server has no such command.
-    Unknown,
-}
 
 /// Runs `causeway verify` on a copy: it recovers what it opens, and that is left for the server to do. A copy with
 /// faults is kept.
@@ -30,25 +20,11 @@ pub(super) fn verify(launch: &Launch) -> Result<Verified, Failed> {
         fs::remove_dir_all(copy).map_err(failed)?;
     }
     copy_dir(&launch.data, copy).map_err(failed)?;
-    let output = Command::new(&launch.program)
-        .args(["verify", "--store", &launch.store, "--data"])
-        .arg(copy)
-        .output()
-        .map_err(|e| format!("{} verify: {e}", launch.program.display()))?;
-    let stdout = String::from_utf8_lossy(&output.stdout);
-    let verified = judge(output.status.code(), &stdout, &String::from_utf8_lossy(&output.stderr));
+    let verified = verified::verify(launch, copy)?;
     if !matches!(verified, Verified::Wrong(_)) {
         fs::remove_dir_all(copy).map_err(failed)?;
     }
     Ok(verified)
-}
-
-fn judge(code: Option<i32>, stdout: &str, stderr: &str) -> Verified {
-    match code {
-        Some(0) => Verified::Well(stdout.lines().map(str::to_owned).collect()),
-        Some(2) if stderr.contains("unrecognized subcommand") => Verified::Unknown,
-        _ => Verified::Wrong(format!("verify ended with {code:?}: {} {}", stdout.trim(), stderr.trim())),
-    }
 }
 
 /// Runs the operator's command, with the data directory and the round in its environment.
@@ -95,15 +71,5 @@ mod tests {
         copy_dir(&from, &to).expect("copied");
         assert_eq!(fs::read_to_string(to.join("inner/file")).expect("read"), "text");
         assert!(!to.join("socket").exists());
-    }
-
-    #[test]
-    fn a_server_without_the_command_is_told_from_one_that_found_faults() {
-        assert_eq!(judge(Some(0), "a ok\nb ok\n", ""), Verified::Well(vec!["a ok".into(), "b ok".into()]));
-        let unknown = "error: unrecognized subcommand 'verify'\n\nUsage: causeway [OPTIONS]";
-        assert_eq!(judge(Some(2), "", unknown), Verified::Unknown);
-        for (code, stderr) in [(Some(1), "channel a"), (Some(2), "error: no --data"), (None, "")] {
-            assert!(matches!(judge(code, "", stderr), Verified::Wrong(_)), "{code:?}");
-        }
     }
 }

@@ -55,7 +55,7 @@ fn edit_row(rng: &mut Rng, replica: &Replica, keys: &Plan, row: u64, padding: us
     let value = |rng: &mut Rng| keys.values.make(rng.next(), padding);
     let cl = row.map_or(0, |row| row.cl);
     match (row, rng.below(100)) {
-        (Some(row), dice) if cl % 2 == 1 && dice >= 15 => {
+        (Some(row), dice) if cl % 2 == 1 && dice >= keys.deletes => {
             let cid = format!("c{}", rng.below(u64::from(keys.columns)));
             let col_version = row.cells.get(&cid).map_or(0, |(col_version, _)| *col_version) + 1;
             push(cid, value(rng), col_version, cl);

@@ -354,9 +354,12 @@ impl Member {
     pub(in crate::scenario) fn verify(&self, run: &Run, channel: &Channel) {
         let acked = channel.acked();
         run.verdict.checked(acked.len());
-        let found = self.replica.differences(&acked);
-        run.verdict.faults(found.len() as u64, || {
+        let name = |found: &[String]| {
             found.iter().map(|what| format!("{} of {}: {what}", self.name, channel.name)).collect()
-        });
+        };
+        let lost = self.replica.behind(&acked);
+        run.verdict.lost(lost.len() as u64, || name(&lost));
+        let more = self.replica.ahead(&acked);
+        run.verdict.faults(more.len() as u64, || name(&more));
     }
 }

@@ -97,7 +97,11 @@ pub(super) async fn run(run: Arc<Run>, scenario: &Scenario, mixed: &Mixed) -> Re
     let mut tasks = JoinSet::new();
     let mut who = 0;
     for number in 0..mixed.channels {
-        let channel = Arc::new(Channel::new(&run, run.plan(number), mixed.clients));
+        let channel = Arc::new(Channel::new(
+            &run,
+            Arc::new(run.plan(number).with_deletes(mixed.deletes)),
+            mixed.clients,
+        ));
         // What an earlier run left counts as acked.
         read_all(&run, &channel, who).await.map_err(|e| format!("{}: {e}", channel.name)).map(|found| {
             *channel.acked() = found;
@@ -203,14 +207,16 @@ async fn pull(run: &Run, channel: &Arc<Channel>, mixed: &Mixed, member: Member) 
         if run.verifies() {
             run.verdict.checked(acked.len());
             let behind = found.behind(&acked);
-            run.verdict.faults(behind.len() as u64, || {
+            run.verdict.lost(behind.len() as u64, || {
                 behind
                     .iter()
                     .map(|what| format!("a pull of {} during the load {what}", channel.name))
                     .collect()
             });
         }
-        tokio::time::sleep(Duration::from_millis(rng.below(2 * mixed.pull_ms))).await;
+        let next = Instant::now() + Duration::from_millis(rng.below(2 * mixed.pull_ms));
+        let closes = run.meter.instant_of(run.meter.closes_ns()).into();
+        tokio::time::sleep_until(next.min(closes)).await;
     }
     while channel.writers_left.load(Ordering::Acquire) > 0 {
         tokio::time::sleep(Duration::from_millis(20)).await;

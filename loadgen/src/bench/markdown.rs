@@ -1,0 +1,203 @@
+//! `report.md`: the report for a CI summary.
+
+use std::fmt::Write as _;
+
+use super::document::{Document, Loaded, Outcome};
+use super::gate::short;
+use super::stats::Summary;
+use crate::report::grouped;
+
+/// A column: a figure, its title, and how its numbers are written.
+struct Column(&'static str, &'static str, fn(f64) -> String);
+
+const COLUMNS: [Column; 8] = [
+    Column("rate", "rate /s", grouped),
+    Column("p50_ms", "p50 ms", short),
+    Column("p99_ms", "p99 ms", short),
+    Column("cpu_us_per_unit", "server CPU µs a unit", short),
+    Column("written_bytes_per_change", "written a change", bytes),
+    Column("disk_bytes_per_change", "disk a change", bytes),
+    Column("rss_peak_bytes", "memory peak", bytes),
+    Column("reopen_ms", "reopen ms", short),
+];
+
+/// Above this others disturb a measurement.
+const OTHERS_CORES_MAX: f64 = 0.2;
+
+/// The whole report.
+pub(crate) fn markdown(document: &Document) -> String {
+    let mut out = String::new();
+    write(&mut out, document).expect("writing to a String cannot fail");
+    out
+}
+
+fn write(out: &mut String, document: &Document) -> std::fmt::Result {
+    let environment = &document.environment;
+    writeln!(out, "# Load test: {}\n", if document.passed { "passed" } else { "FAILED" })?;
+    if document.quick {
+        writeln!(out, "**Short form (`--quick`): it shows that all works; do not believe the figures.**\n")?;
+    }
+    if let Some(gate) = &document.gate {
+        for failure in gate.failures() {
+            writeln!(out, "- FAILED {failure}")?;
+        }
+        let passed = gate.checks.iter().filter(|check| check.passed);
+        for check in passed {
+            writeln!(out, "- ok {}: {}: {}", check.workload, check.what, check.says)?;
+        }
+        writeln!(out)?;
+    }
+    for workload in &document.workloads {
+        table(out, workload)?;
+    }
+    writeln!(
+        out,
+        "Medians of {} rounds by turns, with their spreads (least to most, or from 4 rounds on the quartiles). **Bold**: the best \
+         of those with the same durability; **bold =**: not to be told from the best, as the spreads overlap. What keeps nothing \
+         is a yardstick, and not ranked. –: not measured, below each table why. Written: what \
+         the server caused to be sent to the storage layer, in whole pages.\n",
+        document.rounds
+    )?;
+    if let Some(cores) = others_cores(document) {
+        writeln!(
+            out,
+            "**Other processes kept {cores:.1} cores busy in the median round**, or a host took as much away: rates and times are \
+             worse than on a quiet machine, and spread more.\n"
+        )?;
+    }
+    let data = &environment.data;
+    let machine = if environment.virtual_machine { ", a virtual machine" } else { "" };
+    writeln!(
+        out,
+        "Machine: {}, {} cores{machine}, {}; kernel {}; data on {} ({}). Load average before: {:.2}. causeway-loadgen {}.\n",
+        environment.cpu,
+        environment.cores,
+        bytes(environment.memory_bytes as f64),
+        environment.kernel,
+        data.filesystem,
+        data.mount_options,
+        environment.load_average,
+        environment.loadgen_version,
+    )?;
+    let probe = &document.probe;
+    writeln!(
+        out,
+        "Disk: {} writes of {} bytes, each synced: p50 {:.3} ms, p99 {:.3} ms, at most {:.3} ms (without sync {:.3} ms); {}.\n",
+        probe.syncs,
+        probe.write_bytes,
+        probe.p50_ms,
+        probe.p99_ms,
+        probe.max_ms,
+        probe.write_only_p50_ms,
+        probe.says
+    )?;
+    for contender in &document.contenders {
+        let version = contender.version.as_deref().unwrap_or("version not known");
+        let durability = match (&contender.store, &contender.durability) {
+            (Some(_), Some(durability)) => format!("durability {durability}"),
+            (Some(_), None) => "no durability levels: it keeps nothing".into(),
+            (None, _) => "settings not known".into(),
+        };
+        writeln!(out, "- {}: {version}, {durability} {}", contender.name, contender.arguments.join(" "))?;
+    }
+    Ok(())
+}
+
+/// What others used in the median round, if it is worth a word.
+fn others_cores(document: &Document) -> Option<f64> {
+    let results = document.workloads.iter().flat_map(|workload| &workload.results);
+    let cores: Vec<_> = results.flat_map(|result| result.values("others_cores")).collect();
+    Summary::of(&cores).map(|summary| summary.median).filter(|cores| *cores > OTHERS_CORES_MAX)
+}
+
+fn table(out: &mut String, workload: &Loaded) -> std::fmt::Result {
+    writeln!(out, "## {}: {}\n", workload.name, workload.about)?;
+    writeln!(out, "Rate: {}. Latency: {}.\n", workload.unit, workload.latency)?;
+    let titles: Vec<_> = COLUMNS.iter().map(|column| column.1).collect();
+    writeln!(out, "| server | {} |", titles.join(" | "))?;
+    writeln!(out, "| --- |{}", " ---: |".repeat(titles.len()))?;
+    let mut notes = Vec::new();
+    for result in &workload.results {
+        let cells: Vec<_> = COLUMNS.iter().map(|column| cell(workload, result, column)).collect();
+        writeln!(out, "| {} | {} |", result.contender, cells.join(" | "))?;
+        notes.extend(said(result));
+    }
+    writeln!(out)?;
+    for verdict in workload.verdicts.iter().filter(|verdict| ["rate", "p99_ms"].contains(&verdict.figure)) {
+        let among = if verdict.among.is_empty() { String::new() } else { format!(", {}", verdict.among) };
+        notes.push(format!("{}{among}: {}", verdict.figure, verdict.says));
+    }
+    let rounds = workload.results.iter().flat_map(|result| &result.rounds);
+    let (checked, digests) = rounds.fold((0, 0), |(checked, digests), round| {
+        (checked + round.checked, digests + round.digests.unwrap_or(0))
+    });
+    notes.push(format!(
+        "verified: {} changes found where they must be, {} digests of channels by the servers' own `verify`",
+        grouped(checked as f64),
+        grouped(digests as f64)
+    ));
+    notes.iter().try_for_each(|note| writeln!(out, "- {note}"))?;
+    writeln!(out)
+}
+
+fn cell(workload: &Loaded, result: &Outcome, column: &Column) -> String {
+    let Column(figure, _, number) = *column;
+    let Some(summary) = result.summary.get(figure) else { return "–".into() };
+    let text = with_spread(summary, number);
+    let mut of_figure = workload.verdicts.iter().filter(|verdict| verdict.figure == figure);
+    match of_figure.find(|verdict| verdict.best.contains(&result.contender)) {
+        Some(verdict) if verdict.tie => format!("**{text} =**"),
+        Some(_) => format!("**{text}**"),
+        None => text,
+    }
+}
+
+fn with_spread(summary: &Summary, number: fn(f64) -> String) -> String {
+    let Summary { rounds, median, low, high, .. } = summary;
+    match rounds {
+        1 => number(*median),
+        _ => format!("{} ({}–{})", number(*median), number(*low), number(*high)),
+    }
+}
+
+/// What else there is to say of a result.
+fn said(result: &Outcome) -> Vec<String> {
+    let name = &result.contender;
+    let mut said: Vec<_> = result.skipped.iter().map(|why| format!("{name}: not run: {why}")).collect();
+    said.extend(result.failed.iter().map(|why| format!("{name}: FAILED: {why}")));
+    let faults = result.rounds.iter().flat_map(|round| &round.first_faults);
+    said.extend(faults.take(3).map(|fault| format!("{name}: FAULT: {fault}")));
+    let rounds = result.rounds.len();
+    if result.generator_limited > 0 {
+        said.push(format!(
+            "{name}: the generator, not the server, was the limit in {} of {rounds} rounds",
+            result.generator_limited
+        ));
+    }
+    if result.machine_limited > 0 {
+        said.push(format!(
+            "{name}: generator and server together filled the machine in {} of {rounds} rounds: compare CPU time, not rates",
+            result.machine_limited
+        ));
+    }
+    let mut whys: Vec<(&str, Vec<&str>)> = Vec::new();
+    for Column(figure, ..) in COLUMNS {
+        if let Some(why) = result.missing.get(figure) {
+            match whys.iter_mut().find(|(known, _)| known == why) {
+                Some((_, figures)) => figures.push(figure),
+                None => whys.push((why, vec![figure])),
+            }
+        }
+    }
+    said.extend(whys.into_iter().map(|(why, figures)| format!("{name}: no {}: {why}", figures.join(", "))));
+    said
+}
+
+fn bytes(value: f64) -> String {
+    match value {
+        value if value >= f64::from(1 << 30) => format!("{:.2} GiB", value / f64::from(1 << 30)),
+        value if value >= f64::from(1 << 20) => format!("{:.1} MiB", value / f64::from(1 << 20)),
+        value if value >= 10_240.0 => format!("{:.1} KiB", value / 1024.0),
+        value => format!("{value:.0} B"),
+    }
+}
