@@ -281,13 +281,6 @@ fn tell(
         write(path, &junit::xml(&gate.checks))?;
     }
     print!("{markdown}");
-    let failures: Vec<_> = match &document.gate {
-        Some(gate) => gate.failures().collect(),
-        None => {
-            let checks = gate::verified(&document.workloads);
-            Gate { checks }.failures().collect()
-        }
-    };
-    failures.iter().for_each(|failure| eprintln!("causeway-loadgen: {failure}"));
+    document.failures().iter().for_each(|failure| eprintln!("causeway-loadgen: {failure}"));
     Ok(document.passed)
 }

@@ -29,10 +29,8 @@ impl Axis {
     /// From below the least value above zero to above the greatest one; what is not above zero lies at its beginning.
     pub(super) fn logarithmic(values: &[f64]) -> Self {
         let positive = || finite(values).filter(|value| *value > 0.0).map(|value| value.clamp(LEAST, MOST));
-        let (least, most) = match positive().reduce(f64::min).zip(positive().reduce(f64::max)) {
-            Some(ends) => ends,
-            None => (1.0, 1.0),
-        };
+        let ends = positive().reduce(f64::min).zip(positive().reduce(f64::max));
+        let (least, most) = ends.unwrap_or((1.0, 1.0));
         let mut ticks = vec![round_down(least)];
         while ticks.last().is_some_and(|last| *last < most) || ticks.len() < 2 {
             ticks.push(next(ticks[ticks.len() - 1]));

@@ -121,8 +121,17 @@ fn figure(title: &str, about: &str, svg: &str) -> String {
     )
 }
 
-fn better(figure: &Figure) -> &'static str {
+fn way(figure: &Figure) -> &'static str {
     if figure.more_is_better { "more is better" } else { "less is better" }
+}
+
+/// Which way is better, and who is compared with whom, where that is not all with all.
+fn better(figure: &Figure, workload: &Loaded) -> String {
+    let way = way(figure);
+    match workload.verdicts.iter().filter(|verdict| verdict.figure == figure.name).count() {
+        0 | 1 => way.into(),
+        _ => format!("{way}; best and tie: of those with the same durability"),
+    }
 }
 
 /// What a figure is called above its plot.
@@ -163,7 +172,7 @@ fn bars(looks: &[Look], workload: &Loaded, of: &Figure) -> String {
     let bars: Vec<_> = workload.results.iter().filter_map(bar).collect();
     let title = title(of.name, workload);
     let svg = plot::bars(&format!("{}: {title}", workload.name), Unit::of(of.name), &bars);
-    figure(&title, better(of), &svg)
+    figure(&title, &better(of, workload), &svg)
 }
 
 fn why_missing(result: &Outcome, figure: &str) -> String {
@@ -276,5 +285,5 @@ fn swept_lines(group: &[Loaded], of: &Figure, series: &[(&Look, Vec<(f64, Summar
     };
     let title = format!("{} by {key}", title(of.name, &group[0]));
     let svg = plot::lines(&format!("{}: {title}", name(group)), unit, &across, &lines);
-    figure(&title, better(of), &svg)
+    figure(&title, way(of), &svg)
 }

@@ -19,6 +19,8 @@ const LEFT: f64 = 42.0;
 const RIGHT: f64 = 108.0;
 const TOP: f64 = 22.0;
 const BOTTOM: f64 = 36.0;
+/// What spans more than so many times is logarithmic upwards.
+const LOGARITHMIC_FROM: f64 = 20.0;
 /// Between labels, down and across.
 const LABEL_HEIGHT: f64 = 13.0;
 const TICK_WIDTH: f64 = 26.0;
@@ -89,7 +91,8 @@ fn one_bar(out: &mut String, bar: &Bar<'_>, (said, unit): (&str, Unit), top: f64
     let Bar { look, rounds, summary, place } = bar;
     let value = match summary {
         Ok(summary) => with_spread(summary, unit),
-        Err(_) => "not measured".into(),
+        Err(_) if rounds.is_empty() => "not measured".into(),
+        Err(_) => "not in all rounds".into(),
     };
     let room = ((WIDTH / LETTER) as usize).saturating_sub(value.chars().count() + place.len() + 4);
     let place = if place.is_empty() { String::new() } else { format!(" · {place}") };
@@ -111,11 +114,11 @@ fn one_bar(out: &mut String, bar: &Bar<'_>, (said, unit): (&str, Unit), top: f64
         let (low, high) = (x(summary.low), x(summary.high));
         if summary.rounds > 1 {
             line(out, "whisker", (low, middle), (high, middle));
-            [low, high].iter().for_each(|at| line(out, "whisker", (*at, middle - 4.0), (*at, middle + 4.0)));
+            [low, high].iter().for_each(|at| line(out, "whisker", (*at, middle - 5.0), (*at, middle + 5.0)));
         }
     }
     for (round, value) in rounds {
-        let mark = look.mark(x(*value), middle, 2.4);
+        let mark = look.mark(x(*value), middle, 2.8);
         write!(out, "{mark}<title>round {round}: {}</title></circle>", unit.say(*value)).expect(INFALLIBLE);
     }
     out.push_str("</g>");
@@ -126,8 +129,16 @@ pub(super) fn lines(title: &str, unit: Unit, across: &Across, lines: &[Line<'_>]
     let points = || lines.iter().flat_map(|line| &line.points);
     let ends = |point: &Point| point.spread.map_or([point.y, point.y], |(low, high)| [low, high]);
     let values: Vec<_> = points().flat_map(|point| ends(point).into_iter().chain([point.y])).collect();
-    let (divisor, counted) = unit.scale(values.iter().copied().fold(0.0, f64::max));
-    let axis = Axis::fitting(&values.iter().map(|value| value / divisor).collect::<Vec<_>>(), 20.0);
+    let scaled = |by: f64| {
+        let (divisor, counted) = unit.scale(by);
+        let values: Vec<_> = values.iter().map(|value| value / divisor).collect();
+        (Axis::fitting(&values, LOGARITHMIC_FROM), divisor, counted)
+    };
+    let (mut axis, mut divisor, mut counted) = scaled(values.iter().copied().fold(0.0, f64::max));
+    if axis.logarithmic {
+        // In thousands of the unit the least ones would be tiny fractions.
+        (axis, divisor, counted) = scaled(values.iter().copied().fold(f64::MAX, f64::min));
+    }
     let (right, bottom) = (WIDTH - RIGHT, HEIGHT - BOTTOM);
     let x = |share: f64| LEFT + share * (right - LEFT);
     let y = |value: f64| bottom - axis.at(value / divisor) * (bottom - TOP);

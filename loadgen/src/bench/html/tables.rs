@@ -33,28 +33,23 @@ pub(super) fn head(document: &Document, looks: &[Look]) -> String {
     if document.quick {
         out += "<p class=\"warn\"><b>Short form (<code>--quick</code>): it shows that all works; do not believe the figures.</b></p>\n";
     }
-    if document.probe.judgement != Judgement::Plausible {
-        out += &format!("<p class=\"warn\">Disk: {}.</p>\n", escaped(&document.probe.says));
-    }
+    let class = if document.probe.judgement == Judgement::Plausible { "soft" } else { "warn" };
+    out += &format!("<p class=\"{class}\">Disk: {}.</p>\n", escaped(&document.probe.says));
     if let Some(cores) = markdown::others_cores(document) {
         out += &format!(
             "<p class=\"warn\">Other processes kept {cores:.1} cores busy in the median round, or a host took as much away: rates and \
              times are worse than on a quiet machine, and spread more.</p>\n"
         );
     }
-    if let Some(gate) = &document.gate {
-        out += "<ul>\n";
-        for check in &gate.checks {
-            let (class, word) = if check.passed { ("", "ok") } else { ("bad", "FAILED") };
-            out += &format!(
-                "<li><span class=\"{class}\">{word}</span> {}: {}: {}</li>\n",
-                escaped(&check.workload),
-                escaped(&check.what),
-                escaped(&check.says)
-            );
-        }
-        out += "</ul>\n";
+    out += "<ul>\n";
+    for failure in document.failures() {
+        out += &format!("<li><span class=\"bad\">FAILED</span> {}</li>\n", escaped(&failure));
     }
+    for check in document.gate.iter().flat_map(|gate| &gate.checks).filter(|check| check.passed) {
+        let [workload, what, says] = [&check.workload, &check.what, &check.says].map(|text| escaped(text));
+        out += &format!("<li>ok {workload}: {what}: {says}</li>\n");
+    }
+    out += "</ul>\n";
     out += "<ul class=\"legend\">\n";
     for look in looks {
         out += &format!("<li>{}{}</li>\n", key(look), escaped(&look.name));
@@ -267,7 +262,7 @@ fn described(contender: &Described) -> String {
         (None, _) => "settings not known".into(),
     };
     let version = version.as_deref().unwrap_or("version not known");
-    let [name, version, durability, at] = [name, version, &durability, at].map(|text| escaped(text));
+    let [name, version, durability, at] = [name, version, &durability, at].map(escaped);
     let arguments: String = arguments.iter().map(|argument| format!(" {}", escaped(argument))).collect();
     format!("<li><b>{name}</b>: {version}, {durability}, {kind} <code>{at}{arguments}</code></li>\n")
 }

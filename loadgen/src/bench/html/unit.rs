@@ -56,7 +56,12 @@ impl Unit {
 
 /// A tick: all of its digits, and no more.
 pub(super) fn tick(value: f64) -> String {
-    if value >= 1000.0 {
+    for (from, divisor, letter) in [(1e9, 1e9, "G"), (1e6, 1e6, "M"), (1e4, 1e3, "k")] {
+        if value >= from {
+            return tick(value / divisor) + letter;
+        }
+    }
+    if value >= 1000.0 && value.fract() == 0.0 {
         return grouped(value);
     }
     let text = format!("{value:.9}");
@@ -86,6 +91,7 @@ mod tests {
         }
         assert_eq!(Unit::Bytes.scale(1e6).1, "KiB");
         assert_eq!(Unit::PerSecond.scale(150_000.0), (1e3, "thousand a second"));
-        assert_eq!([0.0, 0.1 + 0.2, 5000.0, 0.000_5, 40.0].map(tick), ["0", "0.3", "5 000", "0.0005", "40"]);
+        let ticks = [0.0, 0.1 + 0.2, 5000.0, 0.000_5, 40.0, 20_000.0, 2e6, 12_345.0];
+        assert_eq!(ticks.map(tick), ["0", "0.3", "5 000", "0.0005", "40", "20k", "2M", "12.345k"]);
     }
 }
