@@ -130,7 +130,7 @@ fn better(figure: &Figure, workload: &Loaded) -> String {
     let way = way(figure);
     match workload.verdicts.iter().filter(|verdict| verdict.figure == figure.name).count() {
         0 | 1 => way.into(),
-        _ => format!("{way}; best and tie: of those with the same durability"),
+        _ => format!("{way}; best and tie: by durability"),
     }
 }
 

@@ -24,6 +24,7 @@ const LOGARITHMIC_FROM: f64 = 20.0;
 /// Between labels, down and across.
 const LABEL_HEIGHT: f64 = 13.0;
 const TICK_WIDTH: f64 = 26.0;
+const SPREAD_APART: f64 = 2.0;
 
 /// A contender's bar.
 #[derive(Debug)]
@@ -160,7 +161,9 @@ pub(super) fn lines(title: &str, unit: Unit, across: &Across, lines: &[Line<'_>]
     }
     ticks_across(&mut out, bottom, across.ticks.iter().map(|(share, says)| (x(*share), says.clone())));
     text(&mut out, "caption", (f64::midpoint(LEFT, right), HEIGHT - 4.0), "middle", &across.caption);
-    for Line { look, points } in lines {
+    for (at, Line { look, points }) in lines.iter().enumerate() {
+        // Spreads beside each other, not on top.
+        let aside = (at as f64 - (lines.len() - 1) as f64 / 2.0) * SPREAD_APART;
         let path: Vec<_> =
             points.iter().map(|point| format!("{:.1},{:.1}", x(point.x), y(point.y))).collect();
         let (colour, dash) = (&look.colour, look.dash());
@@ -172,7 +175,8 @@ pub(super) fn lines(title: &str, unit: Unit, across: &Across, lines: &[Line<'_>]
         .expect(INFALLIBLE);
         for point in points {
             if let Some((low, high)) = point.spread {
-                line(&mut out, &format!("spread {colour}"), (x(point.x), y(low)), (x(point.x), y(high)));
+                let at = x(point.x) + aside;
+                line(&mut out, &format!("spread {colour}"), (at, y(low)), (at, y(high)));
             }
             let (name, mark) = (escaped(&look.name), look.mark(x(point.x), y(point.y), 2.6));
             write!(out, "{mark}<title>{name}: {}</title></circle>", escaped(&point.says)).expect(INFALLIBLE);
