@@ -140,6 +140,8 @@ fn title(figure: &str, workload: &Loaded) -> String {
         "rate" => format!("{} a second", capital(workload.unit)),
         "p50_ms" => "Latency, median".into(),
         "p99_ms" => "Latency, 99th percentile".into(),
+        "p999_ms" => "Latency, 99.9th percentile".into(),
+        "max_ms" => "Latency, longest".into(),
         "cpu_us_per_unit" => "Server CPU time a unit of work".into(),
         "written_bytes_per_change" => "Written to storage a change".into(),
         "disk_bytes_per_change" => "Space on disk a change".into(),
