@@ -147,6 +147,10 @@ fn stores_are_compared_by_turns_and_the_report_is_true() {
     assert!(curve.windows(2).all(|two| two[0][1].as_f64() <= two[1][1].as_f64()), "{curve:?}");
     let markdown = fs::read_to_string(out.join("report.md")).expect("written");
     assert_eq!(markdown, stdout);
+    let page = fs::read_to_string(out.join("report.html")).expect("written");
+    assert!(page.starts_with("<!DOCTYPE html>") && page.trim_end().ends_with("</html>"));
+    let shown = |name: &str| page.contains(&format!(">{name}</text>"));
+    assert!(shown("sqlite/full") && shown("memory") && page.contains("<h2>cold-start</h2>"));
     assert!(markdown.contains("| sqlite/full | ") && markdown.contains("memory: not run: "), "{markdown}");
 }
 

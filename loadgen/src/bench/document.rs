@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::contender::{Described, Promise};
 use super::environment::Environment;
 use super::figures::{FIGURES, Figure, Limit, Round, units};
-use super::gate::Gate;
+use super::gate::{Gate, verified};
 use super::probe::Probe;
 use super::stats::{Summary, Verdict};
 use super::workload::{Point, Workload};
@@ -115,6 +115,16 @@ pub(crate) struct Cost {
     pub(crate) cpu_us_per_unit: Option<Summary>,
     pub(crate) written_bytes_per_change: Option<Summary>,
     pub(crate) disk_bytes_per_change: Option<Summary>,
+}
+
+impl Document {
+    /// What fell short, each in a line.
+    pub(crate) fn failures(&self) -> Vec<String> {
+        match &self.gate {
+            Some(gate) => gate.failures().collect(),
+            None => Gate { checks: verified(&self.workloads) }.failures().collect(),
+        }
+    }
 }
 
 impl Outcome {

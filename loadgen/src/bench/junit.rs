@@ -21,8 +21,8 @@ pub(crate) fn xml(checks: &[Check]) -> String {
     out + "</testsuite>\n"
 }
 
-/// Text as XML takes it; what it cannot take at all is left out.
-fn escaped(text: &str) -> String {
+/// Text as XML and HTML take it; what they cannot take at all is left out.
+pub(crate) fn escaped(text: &str) -> String {
     let mut out = String::new();
     for c in text.chars() {
         match c {

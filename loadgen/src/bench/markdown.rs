@@ -104,7 +104,7 @@ fn write(out: &mut String, document: &Document) -> std::fmt::Result {
 }
 
 /// What others used in the median round, if it is worth a word.
-fn others_cores(document: &Document) -> Option<f64> {
+pub(crate) fn others_cores(document: &Document) -> Option<f64> {
     let results = document.workloads.iter().flat_map(|workload| &workload.results);
     let cores: Vec<_> = results.flat_map(|result| result.values("others_cores")).collect();
     Summary::of(&cores).map(|summary| summary.median).filter(|cores| *cores > OTHERS_CORES_MAX)
@@ -127,17 +127,22 @@ fn table(out: &mut String, workload: &Loaded) -> std::fmt::Result {
         let among = if verdict.among.is_empty() { String::new() } else { format!(", {}", verdict.among) };
         notes.push(format!("{}{among}: {}", verdict.figure, verdict.says));
     }
+    notes.push(verified(workload));
+    notes.iter().try_for_each(|note| writeln!(out, "- {note}"))?;
+    writeln!(out)
+}
+
+/// What was found to be right.
+pub(crate) fn verified(workload: &Loaded) -> String {
     let rounds = workload.results.iter().flat_map(|result| &result.rounds);
     let (checked, digests) = rounds.fold((0, 0), |(checked, digests), round| {
         (checked + round.checked, digests + round.digests.unwrap_or(0))
     });
-    notes.push(format!(
+    format!(
         "verified: {} changes found where they must be, {} digests of channels by the servers' own `verify`",
         grouped(checked as f64),
         grouped(digests as f64)
-    ));
-    notes.iter().try_for_each(|note| writeln!(out, "- {note}"))?;
-    writeln!(out)
+    )
 }
 
 fn cell(workload: &Loaded, result: &Outcome, column: &Column) -> String {
@@ -161,7 +166,7 @@ fn with_spread(summary: &Summary, number: fn(f64) -> String) -> String {
 }
 
 /// What else there is to say of a result.
-fn said(result: &Outcome) -> Vec<String> {
+pub(crate) fn said(result: &Outcome) -> Vec<String> {
     let name = &result.contender;
     let mut said: Vec<_> = result.skipped.iter().map(|why| format!("{name}: not run: {why}")).collect();
     said.extend(result.failed.iter().map(|why| format!("{name}: FAILED: {why}")));
@@ -193,7 +198,8 @@ fn said(result: &Outcome) -> Vec<String> {
     said
 }
 
-fn bytes(value: f64) -> String {
+/// With a unit of fitting size.
+pub(crate) fn bytes(value: f64) -> String {
     match value {
         value if value >= f64::from(1 << 30) => format!("{:.2} GiB", value / f64::from(1 << 30)),
         value if value >= f64::from(1 << 20) => format!("{:.1} MiB", value / f64::from(1 << 20)),

@@ -1,12 +1,13 @@
 //! `run` and `compare`: workloads ([`workload`]) against servers ([`contender`]) by turns, each round on a fresh one ([`round`]);
 //! what came of it ([`figures`], [`stats`]), on which machine ([`environment`], [`probe`]), as a report ([`document`],
-//! [`markdown`]) and as a gate ([`gate`], [`junit`]).
+//! [`markdown`], [`html`]) and as a gate ([`gate`], [`junit`]).
 
 mod contender;
 mod document;
 mod environment;
 mod figures;
 mod gate;
+mod html;
 mod junit;
 mod markdown;
 mod probe;
@@ -285,6 +286,7 @@ fn tell(
         std::fs::create_dir_all(out).map_err(|e| format!("{}: {e}", out.display()))?;
         write(&out.join("report.json"), &json)?;
         write(&out.join("report.md"), &markdown)?;
+        write(&out.join("report.html"), &html::page(document))?;
     }
     if let Some(path) = &common.json {
         write(path, &json)?;
@@ -293,13 +295,6 @@ fn tell(
         write(path, &junit::xml(&gate.checks))?;
     }
     print!("{markdown}");
-    let failures: Vec<_> = match &document.gate {
-        Some(gate) => gate.failures().collect(),
-        None => {
-            let checks = gate::verified(&document.workloads);
-            Gate { checks }.failures().collect()
-        }
-    };
-    failures.iter().for_each(|failure| eprintln!("causeway-loadgen: {failure}"));
+    document.failures().iter().for_each(|failure| eprintln!("causeway-loadgen: {failure}"));
     Ok(document.passed)
 }

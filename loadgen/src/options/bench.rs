@@ -16,7 +16,7 @@ pub(crate) struct Loads {
     /// Another value for a workload's key, such as --set channels=8; may be given again
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub(crate) set: Vec<String>,
-    /// Write report.json and report.md into this directory
+    /// Write report.html, report.md and report.json into this directory
     #[arg(long)]
     pub(crate) out: Option<PathBuf>,
     /// A further server, started by a shell command with {port} and {data} in it; may be given again
