@@ -24,15 +24,15 @@ pub struct Facts {
 }
 
 impl Facts {
-    /// How the channel stands, to be told. Of one that is not in use, all is taken as published.
-    pub fn state(&self, channel: &Arc<str>) -> State {
+    /// How the channel stands, to be told; of one that is not in use, all is taken as published.
+    pub fn state(&self, channel: &Arc<str>, published: Option<u64>) -> State {
         let Some(site_id) = &self.site_id else { return State::absent(channel.clone()) };
         State {
             channel: channel.clone(),
             site_id: site_id.clone(),
             version: self.version,
             digest: self.digest,
-            published: self.version,
+            published: published.unwrap_or(self.version),
             heard: self.heard.latest(MAX_HEARD),
         }
     }
@@ -59,13 +59,9 @@ pub fn state(readers: &Readers, hub: &Hub, channel: &Arc<str>) -> Result<State, 
     match active {
         Some(active) => Ok(active.told()),
         None => {
-            let mut state = read(readers, channel)?.state(channel);
-            if let Some(active) = hub.active().get(channel)
-                && active.state.site_id == state.site_id
-            {
-                state.published = active.state.published;
-            }
-            Ok(state)
+            let facts = read(readers, channel)?;
+            let published = hub.active().learn(channel, &facts);
+            Ok(facts.state(channel, published))
         }
     }
 }

@@ -30,6 +30,14 @@ pub fn backoff_ms(random: &mut Random, first_ms: u64, max_ms: u64, attempt: u32)
     random.around(first_ms.saturating_mul(1 << attempt.min(30)).min(max_ms))
 }
 
+/// A seed that no other start has.
+pub(super) fn seed() -> u64 {
+    let mut bytes = [0; 8];
+    // Without randomness nodes that start together would try again together, which they survive.
+    let _ = ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut bytes);
+    u64::from_le_bytes(bytes)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

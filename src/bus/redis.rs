@@ -14,7 +14,7 @@ use super::access::{Access, AccessError};
 use super::hub::Hub;
 use super::mailbox::Mailbox;
 use super::message::Topic;
-use super::random::{Random, backoff_ms};
+use super::random::{Random, backoff_ms, seed};
 use crate::config::Config;
 
 /// How much is published at once, in bytes: what is behind it waits for Redis' answer.
@@ -243,12 +243,4 @@ async fn publish(
         }
         hub.metrics.published(batch.len());
     }
-}
-
-/// What jitter comes from.
-pub(super) fn seed() -> u64 {
-    let mut bytes = [0; 8];
-    // Without randomness nodes that start together would try again together, which they survive.
-    let _ = ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut bytes);
-    u64::from_le_bytes(bytes)
 }

@@ -104,8 +104,7 @@ impl Task {
                 Ok(facts) => {
                     let published = self.hub.active().learn(&state.channel, &facts);
                     if ask {
-                        let told = facts.state(&state.channel);
-                        own.push(State { published: published.unwrap_or(told.published), ..told });
+                        own.push(facts.state(&state.channel, published));
                     }
                     self.compared(node.clone(), state, &facts);
                 }
@@ -137,12 +136,19 @@ impl Task {
     /// The same is there and here.
     fn agrees(&mut self, key: &Key, facts: &Facts, state: &State) {
         self.comparing.forget_difference(key);
+        if facts.site_id.is_some() {
+            self.hub.active().confirm(&key.channel, &key.node, facts.version);
+            self.has_all(key, facts, &state.site_id, state.version);
+        }
+    }
+
+    /// All that the peer had at that version of its is here, as the digests say.
+    pub(super) fn has_all(&mut self, key: &Key, facts: &Facts, theirs: &Arc<str>, version: u64) {
         let Some(own) = &facts.site_id else { return };
-        self.hub.active().confirm(&key.channel, &key.node, facts.version);
-        self.agree(&key.channel, own.clone(), state.site_id.clone(), state.version);
-        if state.version > facts.heard.of(&state.site_id) {
+        self.agree(&key.channel, own.clone(), theirs.clone(), version);
+        if version > facts.heard.of(theirs) {
             // Noted with the channel, so that the next gap is seen for what it is.
-            self.merge(key, 0, IncomingUpdate::empty(&state.site_id, state.version), None);
+            self.merge(key, 0, IncomingUpdate::empty(theirs, version), None);
         }
     }
 
@@ -173,7 +179,7 @@ impl Task {
         }
     }
 
-    /// All that the peer had at that version of its is here.
+    /// Remembers that all that the peer had at that version of its is here.
     pub(super) fn agree(&mut self, channel: &Arc<str>, own: Arc<str>, theirs: Arc<str>, version: u64) {
         let agreed = &mut self.comparing.agreed;
         if agreed.len() >= self.limits.max_remembered {

@@ -33,7 +33,7 @@ use super::hub::{Hub, Missed, Opened};
 use super::mailbox::Mailbox;
 use super::message::{Body, Message, Pull, State, Topic, Unheard};
 use super::peers::{PeerLimits, Peers, Sender};
-use super::random::Random;
+use super::random::{Random, seed};
 use super::repair::{Cause, Key, RepairLimits, Repairs, Want};
 use crate::config::Config;
 use crate::page::PageLimits;
@@ -133,7 +133,7 @@ enum Event {
     /// States to be told to all.
     Tell(Vec<State>),
     /// A channel that was repaired, to be told to the node that it was repaired with.
-    Stands { node: Arc<str>, state: State },
+    Stands { node: Arc<str>, states: Vec<State> },
     /// The states of channels that somebody has come for.
     Opened(Vec<State>),
     /// What such a channel has heard of other nodes after its repairs.
@@ -150,7 +150,7 @@ impl Task {
         limits: TaskLimits,
     ) -> Self {
         let (events, happened) = mpsc::unbounded_channel();
-        let seed = super::redis::seed();
+        let seed = seed();
         Task {
             hub,
             relay,
@@ -317,8 +317,10 @@ impl Task {
             Event::Names(names) => self.named(names),
             Event::Walked(states) => self.walked(&states),
             Event::Tell(states) => self.tell_states(&states),
-            Event::Stands { node, state } => {
-                self.say(Topic::Node(node), self.hub.identity.states([&state], false));
+            Event::Stands { node, states } => {
+                if !states.is_empty() {
+                    self.say(Topic::Node(node), self.hub.identity.states(&states, false));
+                }
             }
             Event::Opened(states) => self.opened(&states),
             Event::CaughtUp { channel, facts } => self.caught_up(channel, facts),

@@ -9,7 +9,6 @@ use super::{Cause, Event, Key, Task, Want};
 use crate::bus::facts::{self, Facts};
 use crate::bus::message::{Page, Pull, Topic};
 use crate::bus::repair::Place;
-use crate::protocol::IncomingUpdate;
 use crate::protocol::decode::MAX_INTEGER;
 
 impl Task {
@@ -42,11 +41,8 @@ impl Task {
         let heard = facts.heard.of(&want.site_id);
         let is_the_same = want.digest == Some(facts.digest);
         if is_the_same || (want.cause == Cause::Behind && heard >= want.version) {
-            if is_the_same && let Some(own) = facts.site_id {
-                self.agree(&key.channel, own, want.site_id.clone(), want.version);
-                if want.version > heard {
-                    self.merge(&key, 0, IncomingUpdate::empty(&want.site_id, want.version), None);
-                }
+            if is_the_same {
+                self.has_all(&key, &facts, &want.site_id, want.version);
             }
             self.hub.metrics.repair(want.cause.as_str(), "needless");
             self.repairs.done(id);
@@ -123,13 +119,7 @@ impl Task {
             self.agree(&key.channel, own, site_id, version);
         }
         self.settle(&key.channel);
-        let (readers, hub) = (self.relay.readers.clone(), self.hub.clone());
-        self.elsewhere(move || match facts::state(&readers, &hub, &key.channel) {
-            Ok(state) => Event::Stands { node: key.node, state },
-            Err(error) => {
-                tracing::warn!(channel = %key.channel, %error, "another node cannot be told how a channel stands");
-                Event::Tell(Vec::new())
-            }
-        });
+        let Key { channel, node } = key;
+        self.read_states(vec![channel], |states| Event::Stands { node, states });
     }
 }
