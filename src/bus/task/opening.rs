@@ -129,6 +129,7 @@ impl Task {
             });
             return;
         }
+        self.hub.compared(channel.clone());
         self.end(&channel.clone(), "caught_up");
     }
 
@@ -165,6 +166,7 @@ impl Task {
             }
             if is_up {
                 opening.unanswered.iter().for_each(|node| self.peers.silent(node));
+                self.hub.compared(channel.clone());
             }
             let (unanswered, stage) = (&opening.unanswered, opening.stage);
             tracing::debug!(%channel, ?unanswered, ?stage, "served as it is: what other nodes have follows");
@@ -175,9 +177,6 @@ impl Task {
     fn end(&mut self, channel: &Arc<str>, outcome: &'static str) {
         if let Some(opening) = self.openings.channels.remove(channel) {
             self.hub.metrics.opening(outcome);
-            if outcome != "unheard" {
-                self.hub.compared(channel.clone());
-            }
             for waiting in opening.waiting {
                 // It may have given up.
                 let _ = waiting.send(());
