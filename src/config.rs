@@ -143,7 +143,7 @@ settings! {
     admin_tls: bool = false, ANY;
     /// The data directory; it is made if it is not there.
     data: PathBuf = "./data".into(), ANY;
-    /// The storage engine: sqlite, sled or memory.
+    /// The storage engine; a name that is none is answered with all there are.
     store: String = "sqlite".into(), ANY;
     /// What an acked change survives: full (a power cut), normal (a crash of the process), off (nothing).
     durability: Durability = Durability::Full, ANY;
@@ -251,7 +251,7 @@ settings! {
     channel_idle_ms: u64 = 60_000, TIME;
     /// How long a channel remembers a peer that it has not heard of again, in seconds.
     peer_retention_s: u64 = 90 * 86_400, 1..=100 * 365 * 86_400;
-    /// The store's cache, in bytes for each open channel, and as much again for its tables; sled has eight of these for all.
+    /// The store's cache, in bytes for each open channel, and as much again for its tables; a store that has one database for all channels has eight of these for all.
     cache_bytes: usize = 4 << 20, 1 << 16..=1 << 40;
 
     /// Where the nodes of a cluster hear each other: `redis://[[user]:password@]host[:port]`, or `rediss://` over TLS; empty: this server is alone.

@@ -70,13 +70,13 @@ pub fn check_filter(filter: &str) -> Result<(), FilterError> {
     parse(filter).map(drop)
 }
 
-/// What is never logged in more detail: at `trace`, sled tells every key and value.
-const QUIET: &str = "sled=info";
-
 fn parse(filter: &str) -> Result<EnvFilter, FilterError> {
     let parsed = EnvFilter::try_new(filter);
     let parsed = parsed.map_err(|e| FilterError::Bad { filter: filter.into(), problem: e.to_string() })?;
-    Ok(parsed.add_directive(QUIET.parse().expect("it is a directive")))
+    // What is never logged in more detail: at `trace`, engines tell keys and values.
+    let engines = causeway_storage::BACKENDS.iter().flat_map(|backend| backend.crates);
+    let quiet = engines.map(|name| format!("{name}=warn").parse().expect("it is a directive"));
+    Ok(quiet.fold(parsed, EnvFilter::add_directive))
 }
 
 /// Starts the log of the process, once; panics are lines in it from then on.

@@ -180,14 +180,14 @@ fn the_sentinel_keeps_its_rules() {
     ];
     let named = vec!["val", "col_version", "cl"];
     let cases: Vec<_> = changes.iter().map(|change| ((*change).to_owned(), named.clone())).collect();
-    for store in ["memory", "sqlite", "sled"] {
+    for store in causeway_storage::BACKENDS.iter().map(|backend| backend.name) {
         assert_refused(&Server::start(store), &cases);
     }
 }
 
 #[test]
 fn a_jump_beyond_the_clamp_is_refused() {
-    for store in ["memory", "sqlite", "sled"] {
+    for store in causeway_storage::BACKENDS.iter().map(|backend| backend.name) {
         let server = Server::start(store);
         let cases = [
             (r#"["todos","new","c","v",1000001,1,"S",1,0]"#.to_owned(), vec!["col_version"]),
@@ -202,7 +202,7 @@ fn a_jump_beyond_the_clamp_is_refused() {
 
 #[test]
 fn the_clamp_counts_from_what_is_there() {
-    for store in ["memory", "sqlite", "sled"] {
+    for store in causeway_storage::BACKENDS.iter().map(|backend| backend.name) {
         let server = Server::with(store, &[("max-col-version-jump", "10"), ("max-cl-jump", "4")]);
         let mut client = server.connect("list");
         let refused = |client: &mut common::Client, change: serde_json::Value| {

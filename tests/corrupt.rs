@@ -6,7 +6,7 @@ mod common;
 
 use std::fs;
 
-use causeway_storage::conformance::raw_sled;
+use causeway_storage::BACKENDS;
 use common::guarantees::{Row, row};
 use common::{Client, Server, cell, keys, pull, update};
 
@@ -93,48 +93,54 @@ fn a_page_in_the_middle_of_a_file_is_damaged() {
 }
 
 #[test]
-fn what_sled_keeps_of_a_channel_is_damaged() {
-    let temp = tempfile::tempdir().unwrap();
-    let data = temp.path().join("data");
-    let server = Server::at(&data, "sled", &[]);
-    for channel in ["good", "bad"] {
-        server.connect(channel).update(1, &[cell("k1", "c", 1, 1)]);
-    }
-    fill(&mut server.connect("hurt"));
-    server.stop();
-    let db = raw_sled(&data);
-    let prefix = |channel: &str, kind: &[u8]| {
-        let id = db.get([b"n", channel.as_bytes()].concat()).unwrap().unwrap();
-        [b"c", &*id, kind].concat()
-    };
-    let cells = db.scan_prefix(prefix("hurt", b"v"));
-    let cell_key = cells.keys().nth(CELLS as usize / 2).unwrap().unwrap().to_vec();
-    let damaged = [prefix("bad", b"h"), cell_key];
-    for key in &damaged {
-        db.insert(key, b"rubbish").unwrap().unwrap();
-    }
-    db.flush().unwrap();
-    drop(db);
-    let server = Server::at(&data, "sled", &[]);
-    server.expect_unavailable("bad");
-    let unavailable = r#"causeway_channel_unavailable{channel="bad",to="write"} 1"#;
-    assert_eq!(server.metric_lines("causeway_channel_unavailable{"), [unavailable]);
-    let log = server.stop_and_log();
-    assert!(log.contains(r#"channel "bad" is corrupt"#), "{log}");
-    let server = Server::at(&data, "sled", &[]);
-    use_damaged(&server);
-    let log = server.stop_and_log();
-    assert!(log.contains(r#"channel "hurt" is corrupt"#), "{log}");
-    let db = raw_sled(&data);
-    for key in &damaged {
-        assert_eq!(db.get(key).unwrap().unwrap(), b"rubbish", "the damage is left as it is");
+fn what_a_store_of_keys_has_of_a_channel_is_damaged() {
+    let mut stores = Vec::new();
+    for backend in BACKENDS {
+        let Some(open_keys) = backend.keys else { continue };
+        stores.push(backend.name);
+        let temp = tempfile::tempdir().unwrap();
+        let data = temp.path().join("data");
+        let server = Server::at(&data, backend.name, &[]);
+        for channel in ["good", "bad"] {
+            server.connect(channel).update(1, &[cell("k1", "c", 1, 1)]);
+        }
+        fill(&mut server.connect("hurt"));
+        server.stop();
+        let keys = open_keys(&data);
+        let all = keys.all();
+        let with = |prefix: Vec<u8>| all.iter().filter(move |(key, _)| key.starts_with(&prefix));
+        let prefix = |channel: &str, kind: &[u8]| {
+            let (_, id) = with([b"n", channel.as_bytes()].concat()).next().unwrap();
+            [b"c", &id[..], kind].concat()
+        };
+        let (cell_key, _) = with(prefix("hurt", b"v")).nth(CELLS as usize / 2).unwrap();
+        let damaged = [prefix("bad", b"h"), cell_key.clone()];
+        for key in &damaged {
+            keys.write(key, Some(b"rubbish"));
+        }
+        drop(keys);
+        let server = Server::at(&data, backend.name, &[]);
+        server.expect_unavailable("bad");
+        let unavailable = r#"causeway_channel_unavailable{channel="bad",to="write"} 1"#;
+        assert_eq!(server.metric_lines("causeway_channel_unavailable{"), [unavailable]);
+        let log = server.stop_and_log();
+        assert!(log.contains(r#"channel "bad" is corrupt"#), "{log}");
+        let server = Server::at(&data, backend.name, &[]);
+        use_damaged(&server);
+        let log = server.stop_and_log();
+        assert!(log.contains(r#"channel "hurt" is corrupt"#), "{log}");
+        let rubbish = open_keys(&data).all().into_iter().filter(|(_, value)| value == b"rubbish");
+        assert_eq!(rubbish.map(|(key, _)| key).collect::<Vec<_>>(), damaged, "the damage is left as it is");
     }
     row(Row {
         number: 53,
-        fault: "What sled keeps of a channel is damaged: its head, a cell",
+        fault: &format!(
+            "What a store of keys ({}) has of a channel is damaged: its head, a cell",
+            stores.join(", ")
+        ),
         sender: "503 with code `storage` where it cannot be opened; else who meets the damage, as above",
         others: "nothing of what failed; the log and `/metrics` name the channel; what is damaged is not written to; all others go on",
         lost: "what was damaged: it needs its backup",
-        command: "cargo test --test corrupt what_sled_keeps",
+        command: "cargo test --test corrupt what_a_store_of_keys",
     });
 }

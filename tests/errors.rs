@@ -164,7 +164,7 @@ fn a_message_with_wrong_fields_is_refused() {
 
 #[test]
 fn one_bad_change_refuses_the_whole_message_and_is_named() {
-    for store in ["memory", "sqlite", "sled"] {
+    for store in causeway_storage::BACKENDS.iter().map(|backend| backend.name) {
         let server = Server::start(store);
         let (mut client, mut other) = (server.connect("list"), server.connect("list"));
         for index in [0, 17, 39] {

@@ -11,12 +11,13 @@ use std::net::SocketAddr;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use causeway_storage::BACKENDS;
 use common::guarantees::{Row, row};
 use common::{Client, PATIENCE, Server, cell, keys, number, update, version};
 
 on_durable_stores!(a_full_disk_loses_nothing_and_needs_no_restart);
 
-/// Files may grow to this: sled's first segment and SQLite's first pages are below it.
+/// Files may grow to this: what a store begins with is below it.
 const LIMIT_BYTES: u64 = 1 << 20;
 
 const CHANNELS: [&str; 4] = ["a", "b", "c", "d"];
@@ -74,8 +75,8 @@ impl Sender {
         let acked = answer["type"] == "ack";
         assert!(acked || answer["code"] == "storage", "{answer}");
         if !acked && answer["received"].is_null() {
-            // What reached the disk although its commit had failed was to be read for us, and could not be (sled only, see
-            // below): whether this update was stored we are not told.
+            // What reached the disk although its commit had failed was to be read for us, and could not be (see below): whether
+            // this update was stored we are not told.
             client.expect_close(1013);
             self.client = None;
         } else {
@@ -100,6 +101,8 @@ impl Sender {
 }
 
 fn a_full_disk_loses_nothing_and_needs_no_restart(store: &str) {
+    // A database that all channels share has to be opened again after a failure, and some write to do so.
+    let is_shared = causeway_storage::backend(store).unwrap().log.is_some();
     let temp = tempfile::tempdir().unwrap();
     let data = temp.path().join("data");
     let server = Server::at(&data, store, &[]);
@@ -119,8 +122,8 @@ fn a_full_disk_loses_nothing_and_needs_no_restart(store: &str) {
                 });
             }
         });
-        // What is there can be read, if the store can: sled cannot open its database again without writing to it.
-        if store == "sqlite" {
+        // What is there can be read, if the store can.
+        if !is_shared {
             senders.iter().for_each(|(name, sender)| sender.check(&server, name));
         }
         server.limit_files(None);
@@ -129,7 +132,7 @@ fn a_full_disk_loses_nothing_and_needs_no_restart(store: &str) {
                 let server = &server;
                 scope.spawn(move || {
                     let start = Instant::now();
-                    // sled waits a second between two tries to write again.
+                    // A shared database waits a second between two tries to write again.
                     while !sender.send() {
                         assert!(start.elapsed() < PATIENCE, "{name}: there is room again");
                         thread::sleep(Duration::from_millis(20));
@@ -150,17 +153,20 @@ fn a_full_disk_loses_nothing_and_needs_no_restart(store: &str) {
     }
     idle.check(&server, "idle");
     server.stop();
+    let alike = BACKENDS.iter().filter(|backend| backend.persistent && backend.log.is_some() == is_shared);
+    let stores: Vec<_> = alike.map(|backend| backend.name).collect();
     row(Row {
-        number: if store == "sqlite" { 40 } else { 41 },
+        number: if is_shared { 41 } else { 40 },
         fault: &format!(
-            "The disk is full under the real server, with {store}, and later there is room again"
+            "The disk is full under the real server, with {}, and later there is room again",
+            stores.join(" or ")
         ),
         sender: "`error` with code `storage` while it is full; acks again once there is room, without a restart",
-        others: match store {
-            "sqlite" => {
+        others: match is_shared {
+            false => {
                 "what was acked, and what reached the disk all the same, without a gap; pulls are answered meanwhile"
             }
-            _ => {
+            true => {
                 "what was acked, and what reached the disk all the same, without a gap; pulls may get `storage` meanwhile, of all channels"
             }
         },

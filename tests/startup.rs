@@ -56,7 +56,7 @@ fn a_data_directory_that_cannot_be_is_told_in_one_line() {
     let temp = tempfile::tempdir().unwrap();
     let file = temp.path().join("a file");
     std::fs::write(&file, "not a directory").unwrap();
-    for store in ["sqlite", "sled"] {
+    for store in common::durable_stores() {
         for path in [file.clone(), file.join("below"), Path::new("/proc/data").to_owned()] {
             let finished = serve(&path, &["--store", store]);
             let line = assert_one_line(&finished);
@@ -68,7 +68,7 @@ fn a_data_directory_that_cannot_be_is_told_in_one_line() {
 
 #[test]
 fn a_data_directory_in_use_is_told_in_one_line() {
-    for store in ["sqlite", "sled"] {
+    for store in common::durable_stores() {
         let temp = tempfile::tempdir().unwrap();
         let first = Server::at(temp.path(), store, &[]);
         let mut client = first.connect("list");

@@ -71,7 +71,7 @@ fn tamper() {
 
 #[test]
 fn no_durable_store_loses_what_it_acked() {
-    for store in ["sqlite", "sled"] {
+    for store in causeway_storage::BACKENDS.iter().filter(|store| store.persistent).map(|store| store.name) {
         let dir = tempfile::tempdir().expect("a directory to test in");
         let arguments = format!("--store {store} --rounds 5 --channels 2 --clients 2");
         let Crashed { code, text, report } = crash(dir.path(), &arguments, "", &server());

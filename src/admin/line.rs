@@ -102,7 +102,7 @@ pub enum Line {
         cells: u64,
         /// How many clients are connected to it; `None` if there is no server, or the server cannot tell.
         connections: Option<u64>,
-        /// What it takes, by the store's own measure: SQLite's file and log, sled's keys and values.
+        /// What it takes, by the store's own measure: SQLite's file and log, else keys and values.
         bytes: u64,
         /// When a client was last heard, in seconds of Unix time, up to an hour late; `None` if none ever was.
         seen_s: Option<u64>,

@@ -1,11 +1,37 @@
-//! The backends by name. A new backend is a module and a line in [`BACKENDS`]: the server's `--store`, the benches
-//! and the conformance suite all go over this list.
+//! The backends by name. A new backend is a module and a line in [`BACKENDS`]' list below: the server's `--store`, the benches,
+//! the conformance suite and all tests that take a store go over it.
 
 use crate::backend::Backend;
 use crate::error::{Result, StoreError};
 
-/// Every backend there is, the default first.
-pub const BACKENDS: &[Backend] = &[crate::sqlite::BACKEND, crate::sled::BACKEND, crate::memory::BACKEND];
+/// Makes [`BACKENDS`] and [`with_backends`](crate::with_backends) of the names of the backends' modules.
+macro_rules! backends {
+    (persistent { $($persistent:ident,)* } forgetful { $($forgetful:ident,)* }) => {
+        /// Every backend there is, the default first.
+        pub const BACKENDS: &[Backend] = &[$(crate::$persistent::BACKEND,)* $(crate::$forgetful::BACKEND,)*];
+
+        const _: () = assert!(
+            $(crate::$persistent::BACKEND.persistent &&)* $(!crate::$forgetful::BACKEND.persistent &&)* true
+        );
+
+        /// Calls a macro with what follows its name, and the names of all backends in two lists: those whose data outlives the
+        /// process, and the others. For tests, which have to be named when they are compiled.
+        #[macro_export]
+        macro_rules! with_backends {
+            ($macro:ident $arguments:tt) => { $macro! { $arguments [$($persistent)*] [$($forgetful)*] } };
+        }
+    };
+}
+
+backends! {
+    persistent {
+        sqlite,
+        sled,
+    }
+    forgetful {
+        memory,
+    }
+}
 
 /// The backend of that name.
 pub fn backend(name: &str) -> Result<&'static Backend> {

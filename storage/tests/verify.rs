@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use causeway_storage::conformance::raw_sled;
 use causeway_storage::store::ChangeStore;
 use causeway_storage::{
     BACKENDS, Backend, Change, Clamp, StoreError, StoreOptions, Update, Value, merge, verify,
@@ -83,22 +82,27 @@ fn a_hole_in_sqlites_index_is_noticed() {
 }
 
 #[test]
-fn a_hole_in_sleds_keys_is_noticed() {
-    let backend = causeway_storage::backend("sled").expect("known");
-    for kind in [b'r', b'v', b'h', b's'] {
-        let dir = tempfile::tempdir().expect("a directory to test in");
-        fill(backend, dir.path());
-        let db = raw_sled(dir.path());
-        let of_kind = |key: &sled::IVec| key[0] == b'c' && key[9] == kind;
-        let key = db.iter().keys().map(|key| key.expect("read")).find(of_kind).expect("there is one");
-        db.remove(&key).expect("removed");
-        db.flush().expect("flushed");
-        drop(db);
-        if kind == b's' {
-            let found = open(backend, dir.path()).reader(CHANNEL).expect("readable").site_id();
-            assert!(matches!(found, Err(StoreError::Corrupt { .. })), "{found:?}");
-        } else {
-            assert_noticed(backend, dir.path());
+fn a_hole_in_the_keys_is_noticed() {
+    for (backend, open_keys) in BACKENDS.iter().filter_map(|backend| Some((backend, backend.keys?))) {
+        for kind in [b'm', b'r', b'v', b'h', b's'] {
+            let dir = tempfile::tempdir().expect("a directory to test in");
+            fill(backend, dir.path());
+            let keys = open_keys(dir.path());
+            let all = keys.all();
+            let of_kind = all.iter().find(|(key, _)| key[0] == b'c' && key[9] == kind);
+            // Not every engine marks rows.
+            let Some((key, _)) = of_kind else {
+                assert_eq!(kind, b'm');
+                continue;
+            };
+            keys.write(key, None);
+            drop(keys);
+            if kind == b's' {
+                let found = open(backend, dir.path()).reader(CHANNEL).expect("readable").site_id();
+                assert!(matches!(found, Err(StoreError::Corrupt { .. })), "{found:?}");
+            } else {
+                assert_noticed(backend, dir.path());
+            }
         }
     }
 }

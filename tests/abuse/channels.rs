@@ -62,7 +62,7 @@ fn names_that_are_only_read_make_nothing() {
 
 #[test]
 fn a_channel_is_made_by_its_first_update() {
-    for store in ["sqlite", "sled", "memory"] {
+    for store in causeway_storage::BACKENDS.iter().map(|backend| backend.name) {
         let server = Server::start(store);
         let (mut writer, mut reader) = (server.connect("list"), server.connect("list"));
         assert_eq!(writer.connected["siteId"], reader.connected["siteId"]);

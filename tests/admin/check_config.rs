@@ -11,7 +11,7 @@ fn a_configuration_is_checked_without_anything_being_started() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let listen = taken.local_addr().unwrap().to_string();
     // The port need not be free, nor the data directory be there.
-    for store in ["sqlite", "sled", "memory"] {
+    for store in causeway_storage::BACKENDS.iter().map(|backend| backend.name) {
         let found = place.with_store(store).json(&["check-config", "--listen", &listen]);
         let settings: Vec<&str> = found.iter().map(|line| line["setting"].as_str().unwrap()).collect();
         assert_eq!(settings, ["listen", "log", "data"]);

@@ -18,6 +18,7 @@ mod replica;
 mod server;
 mod stream;
 
+use causeway_storage::BACKENDS;
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -41,18 +42,40 @@ pub const SITE: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
 /// Makes of each function, which takes a store's name, one test per store.
 macro_rules! on_every_store {
     ($($test:ident),+ $(,)?) => {
-        mod memory { $(#[test] fn $test() { super::$test("memory") })+ }
-        mod sqlite { $(#[test] fn $test() { super::$test("sqlite") })+ }
-        mod sled { $(#[test] fn $test() { super::$test("sled") })+ }
+        causeway_storage::with_backends! { tests_of_every_store { $($test)+ } }
     };
 }
 
 /// The same for the stores whose data outlives the process.
 macro_rules! on_durable_stores {
     ($($test:ident),+ $(,)?) => {
-        mod durable_sqlite { $(#[test] fn $test() { super::$test("sqlite") })+ }
-        mod durable_sled { $(#[test] fn $test() { super::$test("sled") })+ }
+        mod durable {
+            use super::{$($test),+};
+            causeway_storage::with_backends! { tests_of_durable_stores { $($test)+ } }
+        }
     };
+}
+
+macro_rules! tests_of_every_store {
+    ($tests:tt [$($durable:ident)*] [$($other:ident)*]) => {
+        $(tests_of_store! { $durable $tests })*
+        $(tests_of_store! { $other $tests })*
+    };
+}
+
+macro_rules! tests_of_durable_stores {
+    ($tests:tt [$($durable:ident)*] $others:tt) => { $(tests_of_store! { $durable $tests })* };
+}
+
+macro_rules! tests_of_store {
+    ($store:ident { $($test:ident)+ }) => {
+        mod $store { $(#[test] fn $test() { super::$test(stringify!($store)) })+ }
+    };
+}
+
+/// The names of the stores whose data outlives the process.
+pub fn durable_stores() -> impl Iterator<Item = &'static str> {
+    BACKENDS.iter().filter(|backend| backend.persistent).map(|backend| backend.name)
 }
 
 /// A change to one cell of any table.

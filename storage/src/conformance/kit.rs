@@ -3,8 +3,6 @@
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::thread;
-use std::time::{Duration, Instant};
 
 use crate::backend::{Backend, Durability, StoreOptions};
 use crate::change::{Position, Value};
@@ -145,18 +143,4 @@ pub(super) fn assert_cells(found: &[OwnedCell], expected: &[OwnedCell]) {
         assert!(found == expected, "cell {index}: found {found:?}, expected {expected:?}");
     }
     assert_eq!(found.len(), expected.len(), "as many cells as expected");
-}
-
-/// The sled database of a data directory as it lies on the disk. sled lets go of its file only a moment after the store that had
-/// it was dropped.
-pub fn raw_sled(data: &Path) -> ::sled::Db {
-    let start = Instant::now();
-    loop {
-        match ::sled::open(data.join("sled")) {
-            Err(e) if e.to_string().contains("lock") && start.elapsed() < Duration::from_secs(10) => {
-                thread::sleep(Duration::from_millis(5));
-            }
-            opened => return opened.expect("opened"),
-        }
-    }
 }

@@ -16,7 +16,7 @@ mod transactions;
 
 pub use channels::*;
 pub use copies::*;
-pub use kit::{Context, collect, digest_of, raw_sled, read_all, size_of};
+pub use kit::{Context, collect, digest_of, read_all, size_of};
 pub use paging::*;
 pub use transactions::*;
 

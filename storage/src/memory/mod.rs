@@ -25,6 +25,9 @@ pub const BACKEND: Backend = Backend {
     about: "maps in memory, gone when the process ends",
     persistent: false,
     tables: false,
+    log: None,
+    crates: &[],
+    keys: None,
     open: |_| Ok(Arc::new(MemoryStore::default())),
 };
 

@@ -25,6 +25,9 @@ pub const BACKEND: Backend = Backend {
     about: "one SQLite file a channel (the default)",
     persistent: true,
     tables: true,
+    log: None,
+    crates: &[],
+    keys: None,
     open: |options| Ok(Arc::new(SqliteStore::open(options)?)),
 };
 

@@ -11,7 +11,7 @@ use proptest::test_runner::{Config, TestRunner};
 use crate::model::{Model, OwnedChange};
 use crate::support::{Channel, Store};
 
-crate::on_every_store! {
+on_every_store! {
     order_and_repetition_make_no_difference
     grouping_makes_no_difference
     outcomes_and_cells_are_the_models

@@ -8,7 +8,7 @@ use proptest::test_runner::{Config, TestRunner};
 use crate::model::{Model, OwnedChange};
 use crate::support::Store;
 
-crate::on_every_store! {
+on_every_store! {
     a_clock_too_far_ahead_refuses_its_update_and_no_other
     refusals_alone_leave_nothing
     refusals_are_the_models

@@ -6,7 +6,7 @@ use causeway_storage::{Change, Clamp, Origin, Outcome, Quota, SENTINEL, Update, 
 use crate::model::OwnedChange;
 use crate::support::Store;
 
-crate::on_every_store! {
+on_every_store! {
     an_update_that_wins_nothing_makes_no_version
     peers_are_tracked_by_their_updates
     nodes_are_bounded_by_nothing_and_tracked_apart

@@ -1,21 +1,21 @@
 //! The merge on every backend: cr-sqlite's own cases, the algebra of the rule, the clamp.
 
-mod algebra;
-mod clamp;
-mod group;
-mod model;
-mod support;
-mod tables;
-mod vectors;
-
 /// Makes each check, a `fn(&Store)`, a test of its own on every backend.
 macro_rules! on_every_store {
     ($($check:ident)*) => {
-        crate::on_every_store! { @store sqlite, $($check)* }
-        crate::on_every_store! { @store sled, $($check)* }
-        crate::on_every_store! { @store memory, $($check)* }
+        causeway_storage::with_backends! { on_stores { $($check)* } }
     };
-    (@store $backend:ident, $($check:ident)*) => {
+}
+
+macro_rules! on_stores {
+    ($checks:tt [$($persistent:ident)*] [$($forgetful:ident)*]) => {
+        $(on_store! { $persistent $checks })*
+        $(on_store! { $forgetful $checks })*
+    };
+}
+
+macro_rules! on_store {
+    ($backend:ident { $($check:ident)* }) => {
         mod $backend {
             $(
                 #[test]
@@ -26,4 +26,11 @@ macro_rules! on_every_store {
         }
     };
 }
-use on_every_store;
+
+mod algebra;
+mod clamp;
+mod group;
+mod model;
+mod support;
+mod tables;
+mod vectors;

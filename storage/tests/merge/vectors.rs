@@ -7,7 +7,7 @@ use serde_json::Value as Json;
 use crate::model::{Content, OwnedChange};
 use crate::support::Store;
 
-crate::on_every_store! { the_engines_cases_come_out_in_every_order_and_grouping }
+on_every_store! { the_engines_cases_come_out_in_every_order_and_grouping }
 
 fn the_engines_cases_come_out_in_every_order_and_grouping(store: &Store) {
     let vectors: Vec<Json> =

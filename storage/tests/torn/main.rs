@@ -4,5 +4,5 @@
 #[path = "../../../tests/common/guarantees.rs"]
 mod guarantees;
 mod history;
-mod sled_log;
+mod shared_log;
 mod sqlite_wal;

@@ -1,16 +1,17 @@
-//! The database that is open now. What a failed write leaves in sled's memory is unknown, so the database is then
-//! closed and opened again, from which sled recovers the last whole batch: whoever asks next for it does that.
+//! The database that is open now. What a failed write leaves in an engine's memory is unknown, so the database is then
+//! closed and opened again, where the engine recovers the last whole batch: whoever asks next for it does that.
 
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::database::Database;
-use super::engine::ENGINE;
+use super::engine::Engine;
+use super::guarded::refused;
 use super::no_such_channel;
 use super::snapshots::Shared;
 use crate::backend::{Durability, StoreOptions};
-use crate::error::{Result, StoreError};
+use crate::error::Result;
 use crate::lock::DirLock;
 
 /// How long to wait until those who are in the middle of something have noticed that the database has failed.
@@ -19,26 +20,26 @@ const LET_GO: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// See the module. Nobody may keep a [`Database`] for longer than a transaction or a read.
-pub(super) struct Current {
+pub(super) struct Current<E: Engine> {
     options: StoreOptions,
-    state: Mutex<State>,
+    state: Mutex<State<E>>,
     // The directory is let go of once the database is closed.
     _lock: DirLock,
 }
 
-struct State {
+struct State<E: Engine> {
     /// `None` if it could not be opened again.
-    open: Option<Arc<Database>>,
+    open: Option<Arc<Database<E>>>,
     /// The one that failed.
-    failed: Weak<Database>,
+    failed: Weak<Database<E>>,
     /// When it was last opened again, or tried to.
     tried: Option<Instant>,
     /// How often it was opened.
     opened: u64,
 }
 
-impl Current {
-    /// Opens `<dir>/sled`, and makes it if need be.
+impl<E: Engine> Current<E> {
+    /// Opens the engine's directory in the data directory, and makes it if need be.
     pub(super) fn open(options: &StoreOptions) -> Result<Self> {
         let lock = DirLock::acquire(&options.dir)?;
         let open = Some(Arc::new(Database::open(options, 0, None)?));
@@ -47,7 +48,7 @@ impl Current {
     }
 
     /// The database, opened anew if it has failed. Others who ask meanwhile wait.
-    pub(super) fn get(&self, channel: &str) -> Result<Arc<Database>> {
+    pub(super) fn get(&self, channel: &str) -> Result<Arc<Database<E>>> {
         let mut state = self.lock();
         match &state.open {
             Some(open) if !open.engine.has_failed() => Ok(Arc::clone(open)),
@@ -55,11 +56,8 @@ impl Current {
         }
     }
 
-    fn open_again(&self, state: &mut State, channel: &str) -> Result<Arc<Database>> {
-        let refuse = |detail: &str| {
-            let (channel, detail) = (channel.to_owned(), format!("an earlier write failed; {detail}"));
-            Err(StoreError::Engine { channel, engine: ENGINE, doing: "going on", detail })
-        };
+    fn open_again(&self, state: &mut State<E>, channel: &str) -> Result<Arc<Database<E>>> {
+        let refuse = |detail: &str| Err(refused::<E>(channel, &format!("an earlier write failed; {detail}")));
         if self.options.durability == Durability::Off {
             return refuse("at durability off what was acked is in memory only: start the server anew");
         }
@@ -84,32 +82,32 @@ impl Current {
         Ok(Arc::clone(state.open.insert(open)))
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, State<E>> {
         self.state.lock().expect("nothing panics while it holds this lock")
     }
 }
 
 /// A channel's place in whichever database is open.
-pub(super) struct Handle {
-    current: Arc<Current>,
+pub(super) struct Handle<E: Engine> {
+    current: Arc<Current<E>>,
     pub(super) channel: Box<str>,
-    pub(super) shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared<E::Bytes>>,
     /// The database that `shared` belongs to.
     opened: u64,
 }
 
-impl Handle {
+impl<E: Engine> Handle<E> {
     pub(super) fn new(
-        current: &Arc<Current>,
-        database: &Database,
-        shared: Arc<Shared>,
+        current: &Arc<Current<E>>,
+        database: &Database<E>,
+        shared: Arc<Shared<E::Bytes>>,
         channel: &str,
     ) -> Self {
         Handle { current: Arc::clone(current), channel: channel.into(), shared, opened: database.opened }
     }
 
     /// The database. If it was opened anew since, the channel's state is read anew, and `true` comes with it.
-    pub(super) fn database(&mut self) -> Result<(Arc<Database>, bool)> {
+    pub(super) fn database(&mut self) -> Result<(Arc<Database<E>>, bool)> {
         let database = self.current.get(&self.channel)?;
         let is_new = database.opened != self.opened;
         if is_new {

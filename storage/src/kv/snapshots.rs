@@ -1,36 +1,34 @@
 //! What a channel's writer and its readers share: the last commit, and the cells that readers of it still need.
 //!
-//! sled has no snapshots, and readers do not wait for the writer. A reader takes only positions up to the version it
+//! An engine need not have snapshots, and readers do not wait for the writer. A reader takes only positions up to the version it
 //! began with, so of what a commit adds it sees nothing. What a commit takes away, because it moved to a newer position
 //! or is gone, the commit leaves here before it writes, until nobody reads an older version any more.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use sled::IVec;
-
 use crate::change::Position;
 use crate::store::Head;
 
 /// The state of one channel that its handles share.
 #[derive(Debug)]
-pub(super) struct Shared {
+pub(super) struct Shared<B> {
     /// The channel's id in the keys.
     pub(super) id: u64,
-    state: Mutex<State>,
+    state: Mutex<State<B>>,
 }
 
 #[derive(Debug)]
-struct State {
+struct State<B> {
     head: Head,
     removed: bool,
     /// How many readers are in the middle of which version.
     readers: BTreeMap<u64, usize>,
     /// Cells that a commit took away, with the version that it made.
-    ghosts: BTreeMap<Position, (u64, IVec)>,
+    ghosts: BTreeMap<Position, (u64, B)>,
 }
 
-impl Shared {
+impl<B: Clone> Shared<B> {
     pub(super) fn new(id: u64, head: Head) -> Self {
         let state = State { head, removed: false, readers: BTreeMap::new(), ghosts: BTreeMap::new() };
         Shared { id, state: Mutex::new(state) }
@@ -43,7 +41,7 @@ impl Shared {
     }
 
     /// Keeps the cells that the commit of `version` takes away. To be called before the commit is written.
-    pub(super) fn retire(&self, cells: Vec<(Position, IVec)>, version: u64) {
+    pub(super) fn retire(&self, cells: Vec<(Position, B)>, version: u64) {
         self.lock().ghosts.extend(cells.into_iter().map(|(at, cell)| (at, (version, cell))));
     }
 
@@ -60,7 +58,7 @@ impl Shared {
     }
 
     /// Begins to read the last commit; `None` if the channel was removed.
-    pub(super) fn snapshot(self: &Arc<Self>) -> Option<Snapshot> {
+    pub(super) fn snapshot(self: &Arc<Self>) -> Option<Snapshot<B>> {
         let mut state = self.lock();
         if state.removed {
             return None;
@@ -70,12 +68,12 @@ impl Shared {
         Some(Snapshot { shared: Arc::clone(self), head })
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, State<B>> {
         self.state.lock().expect("nothing panics while it holds this lock")
     }
 }
 
-impl State {
+impl<B> State<B> {
     /// Drops the cells that no reader needs, now or later.
     fn purge(&mut self) {
         let oldest = self.readers.keys().next().copied().unwrap_or(self.head.version);
@@ -85,16 +83,16 @@ impl State {
 
 /// One commit, being read.
 #[derive(Debug)]
-pub(super) struct Snapshot {
-    shared: Arc<Shared>,
+pub(super) struct Snapshot<B: Clone> {
+    shared: Arc<Shared<B>>,
     /// The commit's version and digest.
     pub(super) head: Head,
 }
 
-impl Snapshot {
+impl<B: Clone> Snapshot<B> {
     /// The cells of this commit after `after` up to `end` that later ones took away, in order. To be asked for after
     /// the database was, so that what is no longer there is here.
-    pub(super) fn ghosts(&self, after: Position, end: Position) -> Vec<(Position, IVec)> {
+    pub(super) fn ghosts(&self, after: Position, end: Position) -> Vec<(Position, B)> {
         let state = self.shared.lock();
         let ghosts = state.ghosts.range(after..=end).filter(|(at, _)| **at > after);
         ghosts
@@ -109,7 +107,7 @@ impl Snapshot {
     }
 }
 
-impl Drop for Snapshot {
+impl<B: Clone> Drop for Snapshot<B> {
     fn drop(&mut self) {
         let mut state = self.shared.lock();
         if let Some(count) = state.readers.get_mut(&self.head.version) {

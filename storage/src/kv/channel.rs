@@ -4,34 +4,33 @@ use std::collections::BTreeMap;
 use std::ops::{Bound, ControlFlow};
 use std::sync::Arc;
 
-use sled::{Batch, IVec};
-
 use super::codec;
 use super::current::Handle;
 use super::database::Database;
-use super::engine::{ENGINE, Engine, corrupt};
+use super::engine::Engine;
+use super::guarded::{Guarded, corrupt};
 use super::no_such_channel;
 use crate::change::Position;
 use crate::error::{Result, StoreError};
 use crate::store::{Cell, CellVisitor, ChannelStore, Head, TrackedPeer};
 
-pub(super) struct SledChannel {
-    handle: Handle,
+pub(super) struct KvChannel<E: Engine> {
+    handle: Handle<E>,
     site_id: String,
     head: Head,
     /// The database, from the beginning of a transaction to its end.
-    database: Option<Arc<Database>>,
+    database: Option<Arc<Database<E>>>,
     /// What the transaction has written so far; `None` where it has removed.
-    pending: BTreeMap<Vec<u8>, Option<IVec>>,
+    pending: BTreeMap<Vec<u8>, Option<E::Bytes>>,
 }
 
-impl SledChannel {
-    pub(super) fn open(handle: Handle, site_id: String) -> Result<Self> {
+impl<E: Engine> KvChannel<E> {
+    pub(super) fn open(handle: Handle<E>, site_id: String) -> Result<Self> {
         let head = handle.shared.head().ok_or_else(|| no_such_channel(&handle.channel))?;
-        Ok(SledChannel { handle, site_id, head, database: None, pending: BTreeMap::new() })
+        Ok(KvChannel { handle, site_id, head, database: None, pending: BTreeMap::new() })
     }
 
-    fn engine(&self) -> &Engine {
+    fn engine(&self) -> &Guarded<E> {
         &self.database.as_ref().expect("a transaction has begun").engine
     }
 
@@ -53,7 +52,7 @@ impl SledChannel {
     }
 
     /// What lies under `key` for this transaction.
-    fn get(&self, key: &[u8]) -> Result<Option<IVec>> {
+    fn get(&self, key: &[u8]) -> Result<Option<E::Bytes>> {
         match self.pending.get(key) {
             Some(pending) => Ok(pending.clone()),
             None => self.engine().get(&self.handle.channel, key),
@@ -64,11 +63,12 @@ impl SledChannel {
     fn scan(
         &self,
         prefix: &[u8],
-        mut visit: impl FnMut(&[u8], &IVec) -> Result<ControlFlow<()>>,
+        mut visit: impl FnMut(&[u8], &[u8]) -> Result<ControlFlow<()>>,
     ) -> Result<()> {
         for item in self.engine().prefix(&self.handle.channel, prefix)? {
             let (key, value) = item?;
-            if !self.pending.contains_key(&*key) && visit(&key, &value)?.is_break() {
+            let key = key.as_ref();
+            if !self.pending.contains_key(key) && visit(key, value.as_ref())?.is_break() {
                 return Ok(());
             }
         }
@@ -76,7 +76,7 @@ impl SledChannel {
         for (key, value) in self.pending.range::<[u8], _>(from).take_while(|(key, _)| key.starts_with(prefix))
         {
             if let Some(value) = value
-                && visit(key, value)?.is_break()
+                && visit(key, value.as_ref())?.is_break()
             {
                 return Ok(());
             }
@@ -89,13 +89,13 @@ impl SledChannel {
         let at = codec::position(position).ok_or_else(|| self.corrupt("a position cannot be read"))?;
         let bytes = self.get(&codec::position_key(self.id(), at))?;
         let bytes = bytes.ok_or_else(|| self.corrupt(format!("there is no cell at {at:?}")))?;
-        let cell = codec::cell(at, &bytes)
+        let cell = codec::cell(at, bytes.as_ref())
             .ok_or_else(|| self.corrupt(format!("the cell at {at:?} cannot be read")))?;
         Ok(visit(&cell))
     }
 
     /// The cells that the transaction takes away from readers of the last commit.
-    fn retired(&self) -> Result<Vec<(Position, IVec)>> {
+    fn retired(&self) -> Result<Vec<(Position, E::Bytes)>> {
         let removed = self.pending.iter().filter(|(_, value)| value.is_none());
         let cells = removed.filter_map(|(key, _)| Some((codec::position_in_key(key)?, key)));
         let bytes =
@@ -103,10 +103,14 @@ impl SledChannel {
         bytes.filter_map(Result::transpose).collect()
     }
 
+    fn row_prefix(&self, table: &str, pk: &str) -> Result<Vec<u8>> {
+        codec::row_prefix(self.id(), table, pk).ok_or_else(|| self.too_long())
+    }
+
     fn too_long(&self) -> StoreError {
         StoreError::Engine {
             channel: self.handle.channel.to_string(),
-            engine: ENGINE,
+            engine: E::NAME,
             doing: "writing a cell",
             detail: "a name in it is too long".into(),
         }
@@ -117,7 +121,7 @@ impl SledChannel {
     }
 }
 
-impl ChannelStore for SledChannel {
+impl<E: Engine> ChannelStore for KvChannel<E> {
     fn site_id(&self) -> &str {
         &self.site_id
     }
@@ -132,7 +136,7 @@ impl ChannelStore for SledChannel {
         if is_new && self.handle.shared.head() != Some(self.head) {
             return Err(StoreError::Engine {
                 channel: self.handle.channel.to_string(),
-                engine: ENGINE,
+                engine: E::NAME,
                 doing: "going on in the database that was opened anew",
                 detail: "the channel has another head there".into(),
             });
@@ -144,7 +148,14 @@ impl ChannelStore for SledChannel {
 
     fn row(&mut self, table: &str, pk: &str, visit: CellVisitor<'_>) -> Result<()> {
         self.look(|channel| {
-            let prefix = codec::row_prefix(channel.id(), table, pk).ok_or_else(|| channel.too_long())?;
+            let mut prefix = channel.row_prefix(table, pk)?;
+            if E::MARKS_ROWS {
+                let mark = codec::mark_key(prefix);
+                if channel.get(&mark)?.is_none() {
+                    return Ok(());
+                }
+                prefix = codec::marked_row(mark);
+            }
             channel.scan(&prefix, |_, position| channel.visit(position, visit))
         })
     }
@@ -153,7 +164,7 @@ impl ChannelStore for SledChannel {
         self.look(|channel| {
             let key = codec::cell_key(channel.id(), table, pk, cid).ok_or_else(|| channel.too_long())?;
             if let Some(position) = channel.get(&key)? {
-                let _ = channel.visit(&position, visit)?;
+                let _ = channel.visit(position.as_ref(), visit)?;
             }
             Ok(())
         })
@@ -164,10 +175,15 @@ impl ChannelStore for SledChannel {
         let key = codec::cell_key(id, cell.table, cell.pk, cell.cid).ok_or_else(|| self.too_long())?;
         let bytes = codec::cell_bytes(cell).ok_or_else(|| self.too_long())?;
         if let Some(old) = old {
-            self.pending.insert(codec::position_key(id, old), None);
+            self.pending.insert(codec::position_key(id, old).to_vec(), None);
+        } else if E::MARKS_ROWS {
+            let mark = codec::mark_key(self.row_prefix(cell.table, cell.pk)?);
+            if self.get(&mark)?.is_none() {
+                self.pending.insert(mark, Some(E::Bytes::from(&[][..])));
+            }
         }
-        self.pending.insert(key, Some((&codec::position_bytes(cell.at)).into()));
-        self.pending.insert(codec::position_key(id, cell.at), Some(bytes.into()));
+        self.pending.insert(key, Some(codec::position_bytes(cell.at)[..].into()));
+        self.pending.insert(codec::position_key(id, cell.at).to_vec(), Some(bytes.into()));
         Ok(())
     }
 
@@ -175,20 +191,20 @@ impl ChannelStore for SledChannel {
         let id = self.id();
         let key = codec::cell_key(id, table, pk, cid).ok_or_else(|| self.too_long())?;
         self.pending.insert(key, None);
-        self.pending.insert(codec::position_key(id, old), None);
+        self.pending.insert(codec::position_key(id, old).to_vec(), None);
         Ok(())
     }
 
     fn track(&mut self, peer: &TrackedPeer) -> Result<()> {
         let key = codec::peer_key(self.id(), peer).ok_or_else(|| self.too_long())?;
-        let known = self.get(&key)?.and_then(|bytes| codec::peer(&key, &bytes));
+        let known = self.get(&key)?.and_then(|bytes| codec::peer(&key, bytes.as_ref()));
         let (version, seen_s) = known.map_or((0, 0), |known| (known.version, known.seen_s));
         let peer = TrackedPeer {
             version: peer.version.max(version),
             seen_s: peer.seen_s.max(seen_s),
             ..peer.clone()
         };
-        self.pending.insert(key, Some((&codec::peer_bytes(&peer)).into()));
+        self.pending.insert(key, Some(codec::peer_bytes(&peer)[..].into()));
         Ok(())
     }
 
@@ -213,15 +229,8 @@ impl ChannelStore for SledChannel {
         }
         if !self.pending.is_empty() {
             self.handle.shared.retire(self.retired()?, head.version);
-            let mut batch = Batch::default();
-            for (key, value) in std::mem::take(&mut self.pending) {
-                match value {
-                    Some(value) => batch.insert(key, value),
-                    None => batch.remove(key),
-                }
-            }
-            self.engine().apply(&self.handle.channel, batch)?;
-            self.engine().sync(&self.handle.channel)?;
+            let batch = std::mem::take(&mut self.pending).into_iter().collect();
+            self.engine().commit(&self.handle.channel, batch)?;
             self.head = head;
             self.handle.shared.publish(head);
         }

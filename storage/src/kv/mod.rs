@@ -1,64 +1,71 @@
-//! The sled backend: one database for all channels, whose keys begin with the channel's id.
+//! A store over an embedded key-value engine: one database for all channels, whose keys begin with the channel's id. The engine
+//! is an [`Engine`]; all else is written once, here.
 //!
-//! A writer's transaction is a batch in memory, which sled applies atomically with the channel's head in it. What a
-//! failed write leaves in sled's memory is unknown, so the database is then closed, and opened again by whoever needs
-//! it next: sled recovers the last whole batch.
+//! A writer's transaction is a batch in memory, which the engine applies atomically with the channel's head in it. What a failed
+//! write leaves in the engine's memory is unknown, so the database is then closed, and opened again by whoever needs it next
+//! ([`current`]).
 
 mod channel;
 mod codec;
 mod current;
 mod database;
 mod engine;
+mod guarded;
+mod raw;
 mod reader;
 mod snapshots;
 
 use std::sync::Arc;
-
-use ::sled::Batch;
 
 use crate::backend::{Backend, StoreOptions};
 use crate::error::{Result, StoreError};
 use crate::names;
 use crate::store::{ChangeStore, ChannelReader, ChannelStore, Listing, new_site_id};
 
-use channel::SledChannel;
+use channel::KvChannel;
 use current::{Current, Handle};
 use database::Database;
-use engine::corrupt;
-use reader::SledReader;
+pub(crate) use engine::{Engine, Failure, Pair, Write};
+use guarded::corrupt;
+use reader::KvReader;
 use snapshots::Shared;
 
-/// sled.
-pub const BACKEND: Backend = Backend {
-    name: "sled",
-    about: "one sled database for all channels",
-    persistent: true,
-    tables: false,
-    open: |options| Ok(Arc::new(SledStore::open(options)?)),
-};
-
-struct SledStore {
-    current: Arc<Current>,
+/// The backend that an engine makes.
+pub(crate) const fn backend<E: Engine>(about: &'static str) -> Backend {
+    Backend {
+        name: E::NAME,
+        about,
+        persistent: true,
+        tables: false,
+        log: None,
+        crates: &[],
+        keys: Some(raw::open::<E>),
+        open: |options| Ok(Arc::new(KvStore::<E>::open(options)?)),
+    }
 }
 
-impl SledStore {
+struct KvStore<E: Engine> {
+    current: Arc<Current<E>>,
+}
+
+impl<E: Engine> KvStore<E> {
     fn open(options: &StoreOptions) -> Result<Self> {
-        Ok(SledStore { current: Arc::new(Current::open(options)?) })
+        Ok(KvStore { current: Arc::new(Current::open(options)?) })
     }
 
     fn writer(
         &self,
-        database: &Database,
-        shared: Arc<Shared>,
+        database: &Database<E>,
+        shared: Arc<Shared<E::Bytes>>,
         channel: &str,
     ) -> Result<Box<dyn ChannelStore>> {
         let site_id = database.engine.site_id(channel, shared.id)?;
         let handle = Handle::new(&self.current, database, shared, channel);
-        Ok(Box::new(SledChannel::open(handle, site_id)?))
+        Ok(Box::new(KvChannel::open(handle, site_id)?))
     }
 }
 
-impl ChangeStore for SledStore {
+impl<E: Engine> ChangeStore for KvStore<E> {
     fn open(&self, channel: &str) -> Result<Box<dyn ChannelStore>> {
         names::check(channel)?;
         let database = self.current.get(channel)?;
@@ -69,7 +76,7 @@ impl ChangeStore for SledStore {
         // Others need not wait for the disk.
         drop(channels);
         if is_new {
-            database.engine.sync(channel)?;
+            database.engine.persist(channel)?;
         }
         self.writer(&database, shared, channel)
     }
@@ -90,7 +97,7 @@ impl ChangeStore for SledStore {
         }
         database.make(&mut channels, channel, site_id)?;
         drop(channels);
-        database.engine.sync(channel)
+        database.engine.persist(channel)
     }
 
     fn reader(&self, channel: &str) -> Result<Box<dyn ChannelReader>> {
@@ -98,7 +105,7 @@ impl ChangeStore for SledStore {
         let database = self.current.get(channel)?;
         let shared = database.shared(&mut database.channels(), channel)?;
         let shared = shared.ok_or_else(|| no_such_channel(channel))?;
-        Ok(Box::new(SledReader::new(Handle::new(&self.current, &database, shared, channel))))
+        Ok(Box::new(KvReader::new(Handle::new(&self.current, &database, shared, channel))))
     }
 
     fn count(&self) -> Result<usize> {
@@ -117,7 +124,7 @@ impl ChangeStore for SledStore {
         };
         let mut listing = Listing::default();
         for item in self.current.get("")?.engine.prefix("", codec::NAMES)? {
-            match name(&item?.0) {
+            match name(item?.0.as_ref()) {
                 Ok(name) => listing.names.push(name),
                 Err(e) => listing.unreadable.push(e),
             }
@@ -136,10 +143,9 @@ impl ChangeStore for SledStore {
             Err(StoreError::Corrupt { .. }) => None,
             Err(e) => return Err(e),
         };
-        let mut batch = Batch::default();
-        batch.remove(codec::name_key(channel));
+        let mut batch = vec![(codec::name_key(channel), None)];
         if let Some(id) = id {
-            batch.insert(codec::doomed_key(id), &[]);
+            batch.push((codec::doomed_key(id), Some(Vec::new().into())));
         }
         database.engine.apply(channel, batch)?;
         if let Some(shared) = channels.open.remove(channel).and_then(|shared| shared.upgrade()) {
@@ -149,12 +155,12 @@ impl ChangeStore for SledStore {
         if let Some(id) = id {
             database.sweep(channel, id)?;
         }
-        database.engine.sync(channel)?;
+        database.engine.persist(channel)?;
         Ok(true)
     }
 
     fn close(&self) -> Result<()> {
-        self.current.get("")?.engine.sync_to_disk("")
+        self.current.get("")?.engine.sync("")
     }
 }
 

@@ -1,4 +1,4 @@
-//! The bytes of the sled backend: its keys, and what lies under them.
+//! The bytes of the [`kv`](super) stores: their keys, and what lies under them.
 //!
 //! | key | value |
 //! | --- | --- |
@@ -10,6 +10,7 @@
 //! | `c` id `h` | the head: version, digest, cells and bytes (not in older databases) |
 //! | `c` id `p` site, tag, event | a tracked peer's version, when it was last seen |
 //! | `c` id `r` table, pk, cid | the position of the cell |
+//! | `c` id `m` table, pk | nothing: the row has cells (where the engine [marks rows](super::Engine::MARKS_ROWS)) |
 //! | `c` id `v` version, seq | the cell |
 //!
 //! Numbers are big-endian, so that keys sort as numbers do. Every text but the last of a key has its length before it,
@@ -29,6 +30,18 @@ pub(super) const NEXT_ID_KEY: &[u8] = b"i";
 pub(super) const NAMES: &[u8] = b"n";
 /// Before the id of every channel that is being swept away.
 pub(super) const DOOMED: &[u8] = b"x";
+
+/// The first key after all that begin with the prefix, which is none of ours but some are.
+pub(super) fn end_of(prefix: &[u8]) -> Vec<u8> {
+    let mut end = prefix.to_vec();
+    while let Some(last) = end.pop() {
+        if let Some(next) = last.checked_add(1) {
+            end.push(next);
+            break;
+        }
+    }
+    end
+}
 
 /// The key of a channel's id.
 pub(super) fn name_key(name: &str) -> Vec<u8> {
@@ -105,6 +118,18 @@ pub(super) fn row_prefix(id: u64, table: &str, pk: &str) -> Option<Vec<u8>> {
     Some(key)
 }
 
+/// The key that says that a row has cells, of [`row_prefix`].
+pub(super) fn mark_key(mut row_prefix: Vec<u8>) -> Vec<u8> {
+    row_prefix[PREFIX_LEN - 1] = b'm';
+    row_prefix
+}
+
+/// [`row_prefix`] of a [`mark_key`].
+pub(super) fn marked_row(mut mark_key: Vec<u8>) -> Vec<u8> {
+    mark_key[PREFIX_LEN - 1] = b'r';
+    mark_key
+}
+
 /// The key under which a cell's position is found.
 pub(super) fn cell_key(id: u64, table: &str, pk: &str, cid: &str) -> Option<Vec<u8>> {
     let mut key = row_prefix(id, table, pk)?;
@@ -120,9 +145,12 @@ pub(super) fn names_in_key(key: &[u8]) -> Option<(&str, &str, &str)> {
 }
 
 /// The key under which a cell lies.
-pub(super) fn position_key(id: u64, at: Position) -> Vec<u8> {
-    let mut key = key(id, b'v');
-    key.extend_from_slice(&position_bytes(at));
+pub(super) fn position_key(id: u64, at: Position) -> [u8; PREFIX_LEN + 16] {
+    let mut key = [0; PREFIX_LEN + 16];
+    key[0] = b'c';
+    key[1..PREFIX_LEN - 1].copy_from_slice(&id.to_be_bytes());
+    key[PREFIX_LEN - 1] = b'v';
+    key[PREFIX_LEN..].copy_from_slice(&position_bytes(at));
     key
 }
 
