@@ -7,7 +7,7 @@
 //! | [`digest`] | the content digest of a channel |
 //! | [`store`] | the contract of a backend: [`ChangeStore`], [`ChannelStore`], [`ChannelReader`] |
 //! | [`mod@backend`], [`registry`] | what a backend says of itself; the backends by name |
-//! | [`sqlite`], [`sled`], [`memory`] | the backends |
+//! | [`sqlite`], [`sled`], [`fjall`], [`memory`] | the backends |
 //! | `kv` | all of a backend over a key-value engine but the engine |
 //! | [`mod@verify`], [`mod@copy`] | whether a channel is whole; a channel from one store into another |
 //! | [`conformance`] | the one suite that every backend passes |
@@ -25,6 +25,7 @@ pub mod conformance;
 pub mod digest;
 pub mod error;
 pub mod faulty;
+pub mod fjall;
 mod kv;
 pub mod lock;
 pub mod memory;

@@ -27,6 +27,7 @@ backends! {
     persistent {
         sqlite,
         sled,
+        fjall,
     }
     forgetful {
         memory,
