@@ -1,4 +1,4 @@
-//! RFC 6455 frames, as a client needs them: writing masked ones, finding unmasked ones in a buffer.
+//! RFC 6455 frames, as a client needs them: writing masked ones, finding unmasked ones in a buffer; and any frame's head.
 
 /// What a frame carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,35 +32,55 @@ pub(crate) enum Found {
 /// Frames above this are refused: no server sends one on purpose, and the length would be reserved.
 pub(crate) const FRAME_BYTES_MAX: u64 = 2 << 30;
 
-/// Finds the frame at the start of `buf`.
-pub(crate) fn find(buf: &[u8]) -> Result<Found, &'static str> {
-    let &[b0, b1, ref rest @ ..] = buf else { return Ok(Found::Part { need: 2 }) };
-    if b0 & 0x70 != 0 {
-        return Err("a reserved bit is set");
-    }
-    if b1 & 0x80 != 0 {
-        return Err("a server frame is masked");
-    }
+/// A frame's first bytes, without its mask.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Head {
+    pub(crate) fin: bool,
+    /// A bit that only an extension may set, such as compression.
+    pub(crate) reserved: bool,
+    /// None for one that RFC 6455 does not know.
+    pub(crate) opcode: Option<Opcode>,
+    /// Whether a mask of four bytes follows.
+    pub(crate) masked: bool,
+    /// The payload's.
+    pub(crate) len: u64,
+    /// Where the head ends: the mask or the payload begins.
+    pub(crate) end: usize,
+}
+
+/// Reads the head at the start of `buf`; else says how many bytes are needed before it is worth looking again.
+pub(crate) fn head(buf: &[u8]) -> Result<Head, usize> {
+    let &[b0, b1, ref rest @ ..] = buf else { return Err(2) };
     let opcode = match b0 & 0x0f {
-        0 => Opcode::Continuation,
-        1 => Opcode::Text,
-        2 => Opcode::Binary,
-        8 => Opcode::Close,
-        9 => Opcode::Ping,
-        10 => Opcode::Pong,
-        _ => return Err("an unknown opcode"),
+        0 => Some(Opcode::Continuation),
+        1 => Some(Opcode::Text),
+        2 => Some(Opcode::Binary),
+        8 => Some(Opcode::Close),
+        9 => Some(Opcode::Ping),
+        10 => Some(Opcode::Pong),
+        _ => None,
     };
-    let (len, payload_at) = match b1 & 0x7f {
-        126 => match rest.first_chunk::<2>() {
-            Some(len) => (u64::from(u16::from_be_bytes(*len)), 4),
-            None => return Ok(Found::Part { need: 4 }),
-        },
-        127 => match rest.first_chunk::<8>() {
-            Some(len) => (u64::from_be_bytes(*len), 10),
-            None => return Ok(Found::Part { need: 10 }),
-        },
+    let (len, end) = match b1 & 0x7f {
+        126 => (u64::from(u16::from_be_bytes(*rest.first_chunk::<2>().ok_or(4_usize)?)), 4),
+        127 => (u64::from_be_bytes(*rest.first_chunk::<8>().ok_or(10_usize)?), 10),
         len => (u64::from(len), 2),
     };
+    Ok(Head { fin: b0 & 0x80 != 0, reserved: b0 & 0x70 != 0, opcode, masked: b1 & 0x80 != 0, len, end })
+}
+
+/// Finds the frame at the start of `buf`.
+pub(crate) fn find(buf: &[u8]) -> Result<Found, &'static str> {
+    let Head { fin, reserved, opcode, masked, len, end: payload_at } = match head(buf) {
+        Ok(head) => head,
+        Err(need) => return Ok(Found::Part { need }),
+    };
+    if reserved {
+        return Err("a reserved bit is set");
+    }
+    if masked {
+        return Err("a server frame is masked");
+    }
+    let opcode = opcode.ok_or("an unknown opcode")?;
     if len > FRAME_BYTES_MAX {
         return Err("a frame is larger than 2 GiB");
     }
@@ -68,7 +88,7 @@ pub(crate) fn find(buf: &[u8]) -> Result<Found, &'static str> {
     if buf.len() < end {
         return Ok(Found::Part { need: end });
     }
-    Ok(Found::Whole(Frame { fin: b0 & 0x80 != 0, opcode, payload_at, end }))
+    Ok(Found::Whole(Frame { fin, opcode, payload_at, end }))
 }
 
 /// Appends one whole masked frame to `out`.
@@ -105,7 +125,7 @@ pub(crate) fn write_masked(out: &mut Vec<u8>, opcode: Opcode, payload: &[u8], ma
 }
 
 /// XORs with the repeated mask, eight bytes at a time.
-fn apply_mask(bytes: &mut [u8], mask: u32) {
+pub(crate) fn apply_mask(bytes: &mut [u8], mask: u32) {
     let wide = u64::from(mask) | u64::from(mask) << 32;
     let mut chunks = bytes.chunks_exact_mut(8);
     for chunk in &mut chunks {

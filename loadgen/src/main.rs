@@ -5,7 +5,7 @@
 //! followers ([`follower`], [`sent`]) and pulls ([`puller`]) over connections ([`conn`], [`frame`], [`target`]) →
 //! figures ([`meter`], [`process`], [`mod@run`]) and faults ([`cells`], [`verdict`]) → [`report`]. Around it [`mod@bench`] runs
 //! workloads against several servers by turns. What the changes look
-//! like, and how they are recognised when they come back, is in [`plan`] and [`scan`].
+//! like, and how they are recognised when they come back, is in [`plan`] and [`scan`]. [`trace`] records what others send.
 
 mod bench;
 mod book;
@@ -26,6 +26,7 @@ mod scan;
 mod scenario;
 mod sent;
 mod target;
+mod trace;
 mod val;
 mod verdict;
 mod writer;
@@ -93,6 +94,10 @@ fn run(options: &Options, explicit: Vec<(String, String)>) -> Result<bool, Strin
             runtime.block_on(unless_interrupted(bench::compare(common, compare, explicit)))?
         }
         Command::Workloads { name } => print_workloads(name.as_deref())?,
+        Command::Record(record) => {
+            println!("{}", runtime.block_on(trace::record::run(record))?);
+            true
+        }
     };
     runtime.shutdown_background();
     Ok(passed)

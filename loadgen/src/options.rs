@@ -1,6 +1,8 @@
 //! The command line.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::Serialize;
@@ -35,6 +37,9 @@ pub(crate) enum Command {
         /// Which
         name: Option<String>,
     },
+    /// Stands before a server as a proxy, and writes what its clients do to a file, without anything of what they say;
+    /// Ctrl-C ends it. Of the options below, none has a meaning here
+    Record(Record),
 }
 
 /// What holds for every scenario.
@@ -114,6 +119,8 @@ pub(crate) enum Scenario {
     Crash(Crash),
     /// Starts several servers and the Redis over which they hear each other, makes faults, and checks that all end equal
     Cluster(Cluster),
+    /// Does to a server what a recording says that clients did; all of it is measured, without a warm-up
+    Replay(Replay),
 }
 
 impl Scenario {
@@ -127,6 +134,7 @@ impl Scenario {
             Scenario::Mixed(_) => "mixed",
             Scenario::Crash(_) => "crash",
             Scenario::Cluster(_) => "cluster",
+            Scenario::Replay(_) => "replay",
         }
     }
 
@@ -395,4 +403,56 @@ pub(crate) struct Cluster {
     /// Milliseconds that a client stays that hangs up or goes to another node, on average
     #[arg(long, default_value_t = 300)]
     pub(crate) stay_ms: u64,
+}
+
+/// Options of `record`.
+#[derive(Debug, Clone, Args, Serialize)]
+pub(crate) struct Record {
+    /// Where to listen, such as 127.0.0.1:8081; port 0 takes a free one
+    #[arg(long)]
+    pub(crate) listen: SocketAddr,
+    /// The server: ws://HOST:PORT/
+    #[arg(long)]
+    pub(crate) to: String,
+    /// The file's size at most: then the recording ends, but connections are still passed on
+    #[arg(long, default_value_t = 256 << 20, value_parser = clap::value_parser!(u64).range(1 << 10..=64 << 30))]
+    pub(crate) max_bytes: u64,
+    /// The trace to write
+    pub(crate) file: PathBuf,
+}
+
+/// Options of `replay`.
+#[derive(Debug, Clone, Args, Serialize)]
+pub(crate) struct Replay {
+    /// The trace
+    pub(crate) file: PathBuf,
+    /// Only its first seconds, as it was recorded
+    #[arg(long)]
+    pub(crate) first: Option<f64>,
+    /// How much faster than it was recorded, or `max`: each connection sends as soon as fewer than 64 of its updates are
+    /// unacked, and as many connections are open as there were at most
+    #[arg(long, default_value = "1")]
+    pub(crate) speed: Speed,
+}
+
+/// How fast a trace is replayed.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Speed {
+    /// Open loop: so many seconds of the trace each second.
+    Times(f64),
+    /// Closed loop.
+    Max,
+}
+
+impl FromStr for Speed {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match (text, text.parse::<f64>()) {
+            ("max", _) => Ok(Speed::Max),
+            (_, Ok(times)) if (0.001..=1_000.0).contains(&times) => Ok(Speed::Times(times)),
+            _ => Err("it must be from 0.001 to 1000, or max".into()),
+        }
+    }
 }

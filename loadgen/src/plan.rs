@@ -9,6 +9,8 @@ use crate::val::Values;
 
 /// cr-sqlite's type of an integer in a packed key.
 const PACKED_INTEGER: u64 = 1;
+/// cr-sqlite's type of a text in a packed key.
+const PACKED_TEXT: u64 = 3;
 /// Each value begins so: text that a careless column affinity could take for a number would come back as one.
 pub(crate) const STAMP_PREFIX: &str = "v";
 /// The start of each value: the prefix, 8 hex digits of the update's number, 8 of the check.
@@ -155,6 +157,24 @@ fn push_key(out: &mut Vec<u8>, key: u64) {
     push_hex(out, key, 2 * bytes);
 }
 
+/// cr-sqlite's packed key of one text that stands for this number, with as many hex digits as are asked for, or up to
+/// three fewer; at least 38, at most 131,078.
+pub(crate) fn text_key(key: u64, digits: usize) -> String {
+    let bytes = digits.saturating_sub(6) as u64 / 2;
+    // A length above 255 takes a byte more.
+    let bytes = (bytes - u64::from(bytes > 255)).clamp(16, 0xffff);
+    let length = 8 - bytes.leading_zeros() / 8;
+    let mut out = Vec::with_capacity(digits);
+    push_hex(&mut out, 1, 2);
+    push_hex(&mut out, u64::from(length) << 3 | PACKED_TEXT, 2);
+    push_hex(&mut out, bytes, 2 * length);
+    let mut text = Vec::new();
+    push_hex(&mut text, key, 16);
+    text.resize(bytes as usize, b'k');
+    text.into_iter().for_each(|byte| push_hex(&mut out, u64::from(byte), 2));
+    String::from_utf8(out).expect("hex digits")
+}
+
 /// Reads what [`push_key`] wrote, and what follows it. Any other spelling is none of the generator's.
 pub(crate) fn take_key(text: &[u8]) -> Option<(u64, &[u8])> {
     let (head, text) = text.strip_prefix(b"01")?.split_first_chunk::<2>()?;
@@ -235,6 +255,16 @@ mod tests {
             let pk = packed(key);
             assert_eq!(pk, causeway_storage::schema::key::pack([causeway_storage::Value::Integer(key)]));
             assert_eq!(take_key(format!("{pk}\",").as_bytes()), Some((key as u64, &b"\","[..])));
+        }
+    }
+
+    #[test]
+    fn text_keys_are_packed_as_the_server_reads_them() {
+        for (digits, bytes) in [(0, 16), (38, 16), (39, 16), (40, 17), (516, 255), (519, 255), (520, 256)] {
+            let pk = text_key(0xAB, digits);
+            let text = format!("{:k<bytes$}", "00000000000000AB");
+            assert_eq!(pk, causeway_storage::schema::key::pack([causeway_storage::Value::Text(&text)]));
+            assert!(pk.len() <= digits.max(38) && pk.len() + 3 >= digits, "{digits}");
         }
     }
 

@@ -23,26 +23,32 @@ pub(crate) struct Edit {
 /// The sentinel's `cid`.
 pub(crate) const SENTINEL: &str = "-1";
 
+/// Instead of a table's name: the rows are of many, and each key begins with the name of its table and a space.
+pub(crate) const ANY_TABLE: &str = "";
+
 impl Edit {
     /// Reads the wire's array of nine; None if it cannot be one that `mixed` wrote.
     pub(crate) fn from_wire(change: &Value, table: &str) -> Option<Self> {
         let fields = change.as_array().filter(|fields| fields.len() == 9)?;
         let text = |at: usize| fields[at].as_str().map(str::to_owned);
+        let name = fields[0].as_str()?;
         let edit = Self {
-            pk: text(1)?,
+            pk: if table == ANY_TABLE { format!("{name} {}", text(1)?) } else { text(1)? },
             cid: text(2)?,
             val: Val::from_wire(&fields[3])?,
             col_version: fields[4].as_u64()?,
             cl: fields[7].as_u64()?,
         };
-        (fields[0].as_str() == Some(table)).then_some(edit)
+        (table == ANY_TABLE || table == name).then_some(edit)
     }
 
     /// Writes the wire's array of nine.
     pub(crate) fn to_wire(&self, table: &str, db_version: u64, site: &str, seq: usize) -> Value {
+        let split = self.pk.split_once(' ').filter(|_| table == ANY_TABLE);
+        let (table, pk) = split.unwrap_or((table, &self.pk));
         serde_json::json!([
             table,
-            self.pk,
+            pk,
             self.cid,
             self.val.to_wire(),
             self.col_version,
@@ -201,6 +207,9 @@ mod tests {
         for edit in edits() {
             assert_eq!(Edit::from_wire(&edit.to_wire("t", 1, "S", 0), "t"), Some(edit.clone()));
             assert_eq!(Edit::from_wire(&edit.to_wire("t", 1, "S", 0), "u"), None);
+            let named = Edit { pk: format!("t {}", edit.pk), ..edit.clone() };
+            assert_eq!(Edit::from_wire(&edit.to_wire("t", 1, "S", 0), ANY_TABLE), Some(named.clone()));
+            assert_eq!(named.to_wire(ANY_TABLE, 1, "S", 0), edit.to_wire("t", 1, "S", 0));
         }
     }
 }

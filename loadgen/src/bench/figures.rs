@@ -147,7 +147,9 @@ impl Round {
 /// What a workload's rate counts and what its latency is of.
 pub(crate) fn units(scenario: &Scenario) -> (&'static str, &'static str) {
     match scenario {
-        Scenario::Merge(_) | Scenario::Mixed(_) => ("changes acked", "from an update to its ack"),
+        Scenario::Merge(_) | Scenario::Mixed(_) | Scenario::Replay(_) => {
+            ("changes acked", "from an update to its ack")
+        }
         Scenario::Fanout(_) => ("deliveries", "from an update to its receipt by a follower"),
         Scenario::Pull(pull) if pull.reconnect => ("rows pulled", "from the connect to the end of a pull"),
         Scenario::Pull(_) => ("rows pulled", "of a pull"),

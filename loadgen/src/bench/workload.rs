@@ -27,7 +27,7 @@ const BUILT_IN: [(&str, &str); 10] = [
     ("paced", include_str!("../../workloads/paced.toml")),
 ];
 /// Scenarios that a workload can be of: the others start their servers themselves.
-const SCENARIOS: [&str; 6] = ["merge", "fanout", "pull", "idle", "mixed", "restart"];
+const SCENARIOS: [&str; 7] = ["merge", "fanout", "pull", "idle", "mixed", "restart", "replay"];
 /// Options of every scenario that a workload can set.
 pub(crate) const COMMON: [&str; 9] = [
     "seconds",
@@ -184,6 +184,9 @@ fn parse(place: &str, name: &str, text: &str, overrides: &Overrides) -> Result<V
             settings.insert(key.clone(), value.clone());
         }
     }
+    if let Some(key) = known.bare().find(|key| !settings.contains_key(*key)) {
+        return Err(format!("{place}: there is no `{key}`"));
+    }
     let make = |name: String, settings: BTreeMap<String, String>, sweep| {
         let made = known.parse(&kind, &settings).and_then(|options| {
             options.validate()?;
@@ -218,17 +221,30 @@ fn scalar(value: &DeValue<'_>) -> Option<String> {
     }
 }
 
-/// The keys of a scenario, and which of them are switches.
+/// The keys of a scenario, and what they are on the command line.
 #[derive(Debug)]
-struct Known(BTreeMap<String, bool>);
+struct Known(BTreeMap<String, Form>);
+
+/// How an option stands on the command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Switch,
+    Value,
+    /// Without a name.
+    Bare,
+}
 
 impl Known {
     fn of(kind: &str) -> Self {
         let all = Options::command();
         let own = all.find_subcommand(kind).expect("SCENARIOS are subcommands").get_arguments();
         let common = all.get_arguments().filter(|arg| COMMON.contains(&arg.get_id().as_str()));
-        let is_switch = |arg: &clap::Arg| matches!(arg.get_action(), ArgAction::SetTrue);
-        Self(own.chain(common).map(|arg| (arg.get_id().to_string(), is_switch(arg))).collect())
+        let form = |arg: &clap::Arg| match arg.get_action() {
+            ArgAction::SetTrue => Form::Switch,
+            _ if arg.is_positional() => Form::Bare,
+            _ => Form::Value,
+        };
+        Self(own.chain(common).map(|arg| (arg.get_id().to_string(), form(arg))).collect())
     }
 
     fn has(&self, key: &str) -> bool {
@@ -239,12 +255,24 @@ impl Known {
         self.0.keys().map(String::as_str).collect::<Vec<_>>().join(", ")
     }
 
+    /// Those that a workload must set.
+    fn bare(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().filter(|(_, form)| **form == Form::Bare).map(|(key, _)| key.as_str())
+    }
+
     /// Whether the value is one for the key, apart from all others.
     fn check(&self, kind: &str, key: &str, value: &str) -> Result<(), String> {
-        if self.0[key] && !["true", "false"].contains(&value) {
-            return Err(format!("`{key}` must be true or false"));
+        match self.0[key] {
+            Form::Switch if !["true", "false"].contains(&value) => {
+                Err(format!("`{key}` must be true or false"))
+            }
+            Form::Bare => Ok(()),
+            _ => {
+                let mut alone = BTreeMap::from([(key.to_owned(), value.to_owned())]);
+                alone.extend(self.bare().map(|key| (key.to_owned(), "any".to_owned())));
+                self.parse(kind, &alone).map(drop)
+            }
         }
-        self.parse(kind, &BTreeMap::from([(key.to_owned(), value.to_owned())])).map(drop)
     }
 
     /// What the command line makes of it.
@@ -253,11 +281,14 @@ impl Known {
         for (key, value) in settings {
             let flag = format!("--{}", key.replace('_', "-"));
             match (self.0[key], value.as_str()) {
-                (true, "true") => arguments.push(flag),
-                (true, _) => {}
-                (false, value) => arguments.push(format!("{flag}={value}")),
+                (Form::Switch, "true") => arguments.push(flag),
+                (Form::Switch, _) | (Form::Bare, _) => {}
+                (Form::Value, value) => arguments.push(format!("{flag}={value}")),
             }
         }
+        // Behind all options, so that it is none.
+        arguments.push("--".to_owned());
+        arguments.extend(self.bare().filter_map(|key| settings.get(key).cloned()));
         let first_line = |e: clap::Error| {
             let text = e.to_string();
             text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned()
@@ -298,6 +329,16 @@ mod tests {
         let one = &parse("my.toml", "my", text, &overrides).expect("good")[0];
         assert_eq!((one.common.seconds, one.common.seed), (0.5, 7));
         assert_eq!(one.settings["channels"], "2");
+    }
+
+    #[test]
+    fn a_trace_is_a_workload() {
+        let one =
+            &read("about = \"x\"\nscenario = \"replay\"\nfile = \"-a.trace\"\nspeed = 2").expect("good")[0];
+        let Scenario::Replay(replay) = &one.scenario else { panic!("{:?}", one.scenario) };
+        assert_eq!(replay.file, Path::new("-a.trace"));
+        let none = read("about = \"x\"\nscenario = \"replay\"").expect_err("it names no trace");
+        assert_eq!(none, "my.toml: there is no `file`");
     }
 
     #[test]

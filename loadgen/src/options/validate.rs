@@ -11,7 +11,7 @@ impl Options {
             Command::Scenario(scenario) => scenario.validate(&self.common),
             Command::Run(run) => run.validate(),
             Command::Compare(compare) => compare.validate(),
-            Command::Workloads { .. } => Ok(()),
+            Command::Workloads { .. } | Command::Record(_) => Ok(()),
         }
     }
 }
@@ -123,6 +123,10 @@ impl Scenario {
                 at_least_one("--stay-ms", cluster.stay_ms)?;
                 valid_rate(cluster.rate)
             }
+            Scenario::Replay(replay) => match replay.first {
+                Some(first) if !(first > 0.0 && first <= 1e9) => Err("--first must be above 0".into()),
+                _ => Ok(()),
+            },
         }
     }
 }
@@ -183,6 +187,9 @@ mod tests {
             "crash --store sled --rounds 5 --server-arg --shards=2 --server-arg --log=debug",
             "cluster --nodes 2 --rate 100 --values any",
             "cluster --store sled --kill-node --kill-redis --pause-redis --partition --no-repair --settle 0",
+            "record --listen 127.0.0.1:0 --to ws://127.0.0.1:1/ --max-bytes 5000 a.trace",
+            "replay a.trace --speed max",
+            "replay a.trace --speed 0.5 --first 3",
         ] {
             assert_eq!(check(good), Ok(()), "{good}");
         }
@@ -215,6 +222,11 @@ mod tests {
             ("cluster --nodes 1", "--nodes"),
             ("cluster --settle NaN", "--settle"),
             ("cluster --rate 0", "--rate"),
+            ("record --listen 127.0.0.1:0 --to ws://127.0.0.1:1/ --max-bytes 5 a.trace", "--max-bytes"),
+            ("record --listen there --to ws://127.0.0.1:1/ a.trace", "--listen"),
+            ("replay a.trace --speed 0", "--speed"),
+            ("replay a.trace --first 0", "--first"),
+            ("replay --speed 1", "<FILE>"),
             ("nothing", "nothing"),
         ] {
             let error = check(bad).expect_err(bad);

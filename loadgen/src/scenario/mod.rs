@@ -9,6 +9,7 @@ mod merge;
 mod mixed;
 pub(crate) mod place;
 mod pull;
+mod replay;
 mod restart;
 pub(crate) mod server;
 pub(crate) mod verified;
@@ -35,6 +36,7 @@ pub(crate) async fn run(run: Arc<Run>, scenario: &Scenario) -> Result<Report, Fa
         Scenario::Mixed(mixed) => mixed::run(run, scenario, mixed).await,
         Scenario::Crash(crash) => crash::run(run, scenario, crash).await,
         Scenario::Cluster(cluster) => cluster::run(run, scenario, cluster).await,
+        Scenario::Replay(replay) => replay::run(run, scenario, replay).await,
     }
 }
 

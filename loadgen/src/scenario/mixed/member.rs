@@ -125,17 +125,38 @@ impl Member {
         channel: &Channel,
         with: ConnectWith,
     ) -> Result<Conn, ConnError> {
+        let mut conn = self.greet(run, channel, with).await?;
+        self.pull(channel, &mut conn, self.cursor());
+        Ok(conn)
+    }
+
+    /// Connects and waits for the greeting; asks for nothing yet.
+    pub(in crate::scenario) async fn greet(
+        &mut self,
+        run: &Run,
+        channel: &Channel,
+        with: ConnectWith,
+    ) -> Result<Conn, ConnError> {
         let mut conn = run.connect_to(self.server, &channel.name, with).await?;
         (self.greeted, self.answered_ns) = (false, None);
         let deadline = Instant::now() + run.drain_limit();
         while !self.greeted {
             self.turn(run, channel, &mut conn, deadline).await?;
         }
-        let cursor = self.reached[self.at].cursor;
-        let pull = json!({"type": "pull", "siteId": self.site, "version": cursor, "channel": channel.name});
-        conn.queue_text(pull.to_string().as_bytes());
-        self.guard.pulled(cursor);
         Ok(conn)
+    }
+
+    /// Asks for everything above the version.
+    pub(in crate::scenario) fn pull(&mut self, channel: &Channel, conn: &mut Conn, version: u64) {
+        let pull = json!({"type": "pull", "siteId": self.site, "version": version, "channel": channel.name});
+        conn.queue_text(pull.to_string().as_bytes());
+        self.answered_ns = None;
+        self.guard.pulled(version);
+    }
+
+    /// Everything up to this version has been applied: where a pull resumes.
+    pub(in crate::scenario) fn cursor(&self) -> u64 {
+        self.reached[self.at].cursor
     }
 
     /// Reads until the pull is answered to its end.

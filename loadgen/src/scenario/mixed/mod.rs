@@ -244,7 +244,7 @@ async fn settle(
 }
 
 /// Everything the server has, read by a connection of its own.
-async fn read_all(run: &Run, channel: &Channel, who: usize) -> Result<Replica, ConnError> {
+pub(super) async fn read_all(run: &Run, channel: &Channel, who: usize) -> Result<Replica, ConnError> {
     let mut member = Member::new("puller", who);
     let mut conn = member.connect(run, channel).await?;
     member.sync(run, channel, &mut conn).await?;
