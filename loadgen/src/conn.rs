@@ -124,6 +124,11 @@ impl Conn {
         frame::write_masked(&mut self.outbox, Opcode::Text, payload, mask);
     }
 
+    /// Whether something that was queued is not written yet.
+    pub(crate) fn has_unsent(&self) -> bool {
+        !self.outbox.is_empty()
+    }
+
     /// Writes what is queued, waits for bytes from the server and hands each whole message to `on_text`.
     ///
     /// Returns after each read, also when no message was complete. May be dropped at any point (in a `select!` or a

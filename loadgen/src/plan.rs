@@ -111,9 +111,7 @@ impl Plan {
 
     /// The key as the wire has it, to name a row in a report.
     pub(crate) fn pk(&self, row: u64) -> String {
-        let mut pk = Vec::new();
-        push_key(&mut pk, self.key_of(row));
-        String::from_utf8(pk).expect("hex digits")
+        integer_key(self.key_of(row))
     }
 
     /// The check over a change's content, channel and seed.
@@ -155,6 +153,13 @@ fn push_key(out: &mut Vec<u8>, key: u64) {
     push_hex(out, 1, 2);
     push_hex(out, u64::from(bytes) << 3 | PACKED_INTEGER, 2);
     push_hex(out, key, 2 * bytes);
+}
+
+/// cr-sqlite's packed key of this number.
+pub(crate) fn integer_key(key: u64) -> String {
+    let mut pk = Vec::new();
+    push_key(&mut pk, key);
+    String::from_utf8(pk).expect("hex digits")
 }
 
 /// cr-sqlite's packed key of one text that stands for this number, with as many hex digits as are asked for, or up to
@@ -287,9 +292,7 @@ mod tests {
     }
 
     fn packed(key: i64) -> String {
-        let mut pk = Vec::new();
-        push_key(&mut pk, key as u64);
-        String::from_utf8(pk).expect("hex digits")
+        integer_key(key as u64)
     }
 
     #[test]

@@ -121,11 +121,16 @@ impl Proxy {
         let mut read = Vec::with_capacity(READ_BYTES);
         while from.read_buf(&mut read).await? > 0 {
             let at_us = self.now_us();
-            to.write_all(&read).await?;
+            let written = to.write_all(&read).await;
             self.hear(&mut tap, &read, at_us, watched).await;
+            // Who cannot be written to may have said something before it went: the other pump reads to its end.
+            if written.is_err() {
+                return Ok(());
+            }
             read.clear();
         }
-        to.shutdown().await
+        drop(to.shutdown().await);
+        Ok(())
     }
 
     /// What the server sends: looked at first, so that its version is known before the client can pull by it.
@@ -139,10 +144,13 @@ impl Proxy {
         let mut read = Vec::with_capacity(READ_BYTES);
         while from.read_buf(&mut read).await? > 0 {
             self.see(&mut tap, &read, watched);
-            to.write_all(&read).await?;
+            if to.write_all(&read).await.is_err() {
+                return Ok(());
+            }
             read.clear();
         }
-        to.shutdown().await
+        drop(to.shutdown().await);
+        Ok(())
     }
 
     async fn hear(&self, tap: &mut Tap, bytes: &[u8], at_us: u64, watched: &Watched) {

@@ -122,7 +122,7 @@ mod tests {
     fn messages_are_found_however_the_bytes_are_cut() {
         let mut rng = Rng::new(1);
         for round in 0..200 {
-            let mask = || (round % 2 == 0).then(|| 0x9a3b_c5d7 ^ round);
+            let mask = || (round % 2 == 0).then_some(0x9a3b_c5d7 ^ round);
             let long = vec![b'l'; 70_000];
             let stream = [
                 frame(0x81, b"text", mask()),

@@ -1,13 +1,15 @@
 //! What a trace does not tell: names, keys and values, made from ids, shapes and the seed.
 
 use super::script::Write;
-use crate::plan::{Plan, text_key};
+use crate::plan::{Plan, integer_key, text_key};
 use crate::replica::{Edit, SENTINEL};
 use crate::rng::Rng;
 use crate::trace::shape::Shape;
 use crate::val::Val;
 
-/// Keys up to here are integers, as everywhere in this program; longer ones are text.
+/// Packed keys up to here are of integers that are small, so they stay so.
+const SMALL_KEY_BYTES_MAX: u32 = 16;
+/// Up to here they are of integers, as everywhere in this program; longer ones are text.
 const INTEGER_KEY_BYTES_MAX: u32 = 20;
 
 /// The edit that stands for a recorded change; its key begins with its table's name.
@@ -18,7 +20,8 @@ pub(super) fn edit(rng: &mut Rng, plan: &Plan, write: &Write) -> Edit {
     };
     let key = u64::from(write.place.key);
     let pk = match write.key_bytes {
-        0..=INTEGER_KEY_BYTES_MAX => plan.pk(key),
+        small if small <= SMALL_KEY_BYTES_MAX => integer_key(key),
+        large if large <= INTEGER_KEY_BYTES_MAX => plan.pk(key),
         long => text_key(plan.key_of(key), long as usize),
     };
     Edit {
@@ -98,7 +101,7 @@ mod tests {
             let mut seen = std::collections::HashSet::new();
             for key in 0..3_000 {
                 // A key's length is always the same, but others may have another.
-                let key_bytes = [20, 21, 22, 23, 40, 76, 600][key as usize % 7];
+                let key_bytes = [8, 20, 21, 22, 40, 76, 600][key as usize % 7];
                 let place = Place { channel: 0, table: 2, key, column: None };
                 let write = Write { place, key_bytes, shape: Shape::Null, cl: 2, col_version: 2 };
                 let edit = edit(&mut Rng::new(1), &plan, &write);

@@ -26,6 +26,7 @@ use crate::options::{Replay, Scenario, Speed};
 use crate::replica::ANY_TABLE;
 use crate::report::Report;
 use crate::run::{Run, measure};
+use crate::trace::format::Event;
 use crate::trace::read::{Ended, TraceError, read};
 
 /// The window is as long as the replay takes, with all its answers.
@@ -90,7 +91,7 @@ pub(super) async fn run(run: Arc<Run>, scenario: &Scenario, replay: &Replay) -> 
     tasks.join_all().await;
     if run.verifies() {
         for place in stage.places.values() {
-            place.verify(&run, stage.newcomer().member).await;
+            place.verify(&run, Member::new("the last pull", stage.next_who())).await;
         }
     }
 
@@ -102,19 +103,23 @@ pub(super) async fn run(run: Arc<Run>, scenario: &Scenario, replay: &Replay) -> 
     Ok(report)
 }
 
-/// Reads as much of the trace as is wanted, and what to say of it.
+/// Reads as much of the trace as is wanted, from its first connection on, and what to say of it.
 fn load(replay: &Replay) -> Result<(Script, Vec<String>), TraceError> {
     let most_us = replay.first.map_or(u64::MAX, |seconds| (seconds * 1e6) as u64);
     let mut script = Script::default();
+    let mut first_us = None;
     let file = BufReader::new(File::open(&replay.file)?);
-    let ended = read(file, |event| if event.0 > most_us { Ok(()) } else { script.take(event) })?;
+    let ended = read(file, |Event(at_us, conn, what)| {
+        let at_us = at_us - *first_us.get_or_insert(at_us);
+        if at_us > most_us { Ok(()) } else { script.take(Event(at_us, conn, what)) }
+    })?;
     let mut notes = Vec::new();
     script.finish(match ended {
         Ended::Well(end) => {
             if end.full {
                 notes.push("the recording ended at its --max-bytes, before the traffic did".into());
             }
-            end.end.min(most_us)
+            end.end.saturating_sub(first_us.unwrap_or(end.end)).min(most_us)
         }
         Ended::Cut(lines) => {
             notes.push(format!("the trace was cut; its {lines} whole lines are what was replayed"));
@@ -174,8 +179,12 @@ async fn attend(stage: Arc<Stage>, visit: Visit, room: OwnedSemaphorePermit, pla
 }
 
 impl Stage {
+    fn next_who(&self) -> usize {
+        self.next_who.fetch_add(1, Ordering::Relaxed)
+    }
+
     fn newcomer(&self) -> Client {
-        let who = self.next_who.fetch_add(1, Ordering::Relaxed);
+        let who = self.next_who();
         Client::new(Member::new(format!("client {who}"), who))
     }
 }

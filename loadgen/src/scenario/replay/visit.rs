@@ -136,7 +136,7 @@ impl Scene<'_> {
         self.wait(client, &mut conn, pace.due_ns(closes_us), &mut pull_due_ns).await?;
         let deadline = Instant::now() + run.drain_limit();
         let is_full_speed = pace.speed.is_none();
-        while client.member.unacked() > 0 || (is_full_speed && pull_due_ns.is_some()) {
+        while client.member.unacked() > 0 || conn.has_unsent() || (is_full_speed && pull_due_ns.is_some()) {
             self.turn(client, &mut conn, deadline, &mut pull_due_ns).await?;
         }
         Ok(conn)
