@@ -417,7 +417,7 @@ pub(crate) struct Record {
     /// The file's size at most: then the recording ends, but connections are still passed on
     #[arg(long, default_value_t = 256 << 20, value_parser = clap::value_parser!(u64).range(1 << 10..=64 << 30))]
     pub(crate) max_bytes: u64,
-    /// The trace to write
+    /// The trace to write; it must not be there yet
     pub(crate) file: PathBuf,
 }
 

@@ -14,7 +14,7 @@ use std::time::Instant;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::heard::{self, Heard};
 use super::scribe::Noted;
@@ -27,8 +27,11 @@ const READ_BYTES: usize = 16 * 1024;
 /// Most requests to upgrade are shorter, and so are their answers.
 const HEAD_BYTES: usize = 2 * 1024;
 
-/// When, on which connection, what.
-pub(super) type Entry = (u64, u32, Noted);
+/// What waits for the disk, of all connections, in KiB.
+const WAITING_KIB: u32 = 64 * 1024;
+
+/// When, on which connection, what, and its share of [`WAITING_KIB`].
+pub(super) type Entry = (u64, u32, Noted, OwnedSemaphorePermit);
 
 /// What all connections share.
 #[derive(Debug)]
@@ -40,6 +43,7 @@ pub(super) struct Proxy {
     /// False once the recording is over: bytes are passed on unread.
     records: Arc<AtomicBool>,
     entries: mpsc::Sender<Entry>,
+    room: Arc<Semaphore>,
     next_conn: AtomicU32,
     /// The highest version that any client of a channel was shown, by the hash of its name; one entry for each channel
     /// while it records, as the scribe has.
@@ -60,8 +64,9 @@ impl Proxy {
         records: Arc<AtomicBool>,
         entries: mpsc::Sender<Entry>,
     ) -> Self {
+        let room = Arc::new(Semaphore::new(WAITING_KIB as usize));
         let (key, next_conn, shown) = (RandomState::new(), AtomicU32::new(0), Mutex::default());
-        Self { to, started, key, records, entries, next_conn, shown }
+        Self { to, started, key, records, entries, room, next_conn, shown }
     }
 
     /// Carries one connection to its end.
@@ -182,8 +187,10 @@ impl Proxy {
     }
 
     async fn note(&self, at_us: u64, conn: u32, noted: Noted) {
+        let kib = (noted.memory_bytes() as u64).div_ceil(1024).min(u64::from(WAITING_KIB)) as u32;
+        let room = Arc::clone(&self.room).acquire_many_owned(kib).await.expect("nobody closes it");
         // An error says that the recording is over, as `records` does.
-        let _ = self.entries.send((at_us, conn, noted)).await;
+        let _ = self.entries.send((at_us, conn, noted, room)).await;
     }
 
     fn now_us(&self) -> u64 {

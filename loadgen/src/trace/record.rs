@@ -16,7 +16,7 @@ use super::scribe::{Scribe, Totals};
 use crate::options::Record;
 use crate::target::Target;
 
-/// Entries that wait for the disk. Each is smaller than its message, or about as large.
+/// Entries that wait for the disk; the proxy bounds their bytes.
 const ENTRIES_MAX: usize = 64;
 /// After a refused accept, which is nearly always for want of file descriptors.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
@@ -27,7 +27,7 @@ pub(crate) async fn run(record: &Record) -> Result<String, String> {
     let listener = TcpListener::bind(record.listen).await.map_err(|e| format!("{}: {e}", record.listen))?;
     let at = listener.local_addr().map_err(|e| e.to_string())?;
     let named = |e: io::Error| format!("{}: {e}", record.file.display());
-    let file = File::create(&record.file).map_err(named)?;
+    let file = File::create_new(&record.file).map_err(named)?;
     let scribe = Scribe::new(BufWriter::new(file), record.max_bytes).map_err(named)?;
 
     let (started, records) = (Instant::now(), Arc::new(AtomicBool::new(true)));
@@ -96,7 +96,7 @@ fn write(
     mut taken: mpsc::Receiver<Entry>,
     started: Instant,
 ) -> io::Result<Totals> {
-    while let Some((at_us, conn, noted)) = taken.blocking_recv() {
+    while let Some((at_us, conn, noted, _room)) = taken.blocking_recv() {
         if !scribe.note(at_us, conn, &noted)? {
             eprintln!("causeway-loadgen: the trace is full (--max-bytes); connections are still passed on");
             return scribe.end(at_us, true);

@@ -27,6 +27,17 @@ pub(super) enum Noted {
     },
 }
 
+impl Noted {
+    /// What it takes in memory.
+    pub(super) fn memory_bytes(&self) -> usize {
+        let changes = match self {
+            Noted::Message { heard: Heard::Update { changes, .. }, .. } => changes.capacity(),
+            _ => 0,
+        };
+        size_of::<Self>() + changes * size_of::<super::heard::Change>()
+    }
+}
+
 /// What was recorded.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Totals {
