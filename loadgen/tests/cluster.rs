@@ -62,7 +62,7 @@ fn cluster(dir: &Path, arguments: &str) -> Ran {
 
 #[test]
 fn whatever_faults_are_made_all_nodes_and_clients_end_equal() {
-    for store in ["sqlite", "sled"] {
+    for store in causeway_storage::BACKENDS.iter().filter(|store| store.persistent).map(|store| store.name) {
         let dir = tempfile::tempdir().expect("a directory to test in");
         // A seed whose first faults are of all kinds, and whose partitions swallow.
         let ran = cluster(dir.path(), &format!("--store {store} --seed 4 --seconds 6 {FAULTS}"));

@@ -127,12 +127,9 @@ fn there_are_only_so_many_channels() {
 
 #[test]
 fn a_channel_has_its_quota() {
-    for (store, setting, max) in [
-        ("sqlite", "max-channel-rows", "20"),
-        ("sqlite", "max-channel-bytes", "3000"),
-        ("sled", "max-channel-rows", "20"),
-        ("memory", "max-channel-bytes", "3000"),
-    ] {
+    let settings = [("max-channel-rows", "20"), ("max-channel-bytes", "3000")];
+    let stores = causeway_storage::BACKENDS.iter().map(|store| store.name);
+    for (store, (setting, max)) in stores.flat_map(|store| settings.map(|setting| (store, setting))) {
         let server = Server::with(store, &[(setting, max)]);
         let mut writer = attacker(&server, "full");
         let mut reader = server.connect("full");

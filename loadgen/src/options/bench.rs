@@ -65,7 +65,7 @@ pub(crate) struct Run {
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Compare {
     /// Stores of the server
-    #[arg(long, value_delimiter = ',', default_value = "sqlite,sled,memory")]
+    #[arg(long, value_delimiter = ',', default_value = "sqlite,sled,fjall,memory")]
     pub(crate) stores: Vec<String>,
     /// Durability levels, each with each store
     #[arg(long, value_delimiter = ',', default_value = "full")]
