@@ -4,11 +4,14 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::document::{Loaded, Outcome};
-use super::figures::{Figure, find};
+use super::figures::{Figure, Round, find};
 use super::stats::{ROUNDS_MIN, Summary};
 
 /// Figures of which the worst round counts, not the median.
 const WORST: [&str; 3] = ["errors", "faults", "lost"];
+
+/// So many rounds must all be worse: of unchanged builds, whatever the noise, that is one figure in 128 at most.
+const PAIRS_MIN: usize = 7;
 
 /// What was checked.
 #[derive(Debug, Default, Serialize)]
@@ -140,23 +143,27 @@ pub(crate) fn gated(names: &[String]) -> Result<Vec<Figure>, String> {
     names.iter().map(|name| find(name).map_err(|e| format!("--regress: {e}"))).collect()
 }
 
-/// Whether `new` is worse than `old` by more than the bound. It is only if their spreads are far from each other, too: else it may be
-/// noise.
-pub(crate) fn regression(
+/// How much worse a figure is, as a share.
+fn worse_by(figure: &Figure, new: f64, old: f64) -> f64 {
+    let worse_by = if figure.more_is_better { 1.0 - new / old } else { new / old - 1.0 };
+    // From nothing to something is infinitely worse; from nothing to nothing is not.
+    if worse_by.is_nan() { 0.0 } else { worse_by }
+}
+
+/// Whether `new` is worse than `old` by more than the bound. It is only if their spreads are far from each other, too, or if it was
+/// so in `every_round` of a paired run: else it may be noise.
+fn regression(
     workload: &str,
     figure: &Figure,
     new: &[f64],
     old: &[f64],
     bound: f64,
+    every_round: bool,
 ) -> Option<Check> {
     let (now, before) = (Summary::of(new)?, Summary::of(old)?);
-    let worse_by = match figure.more_is_better {
-        true => 1.0 - now.median / before.median,
-        false => now.median / before.median - 1.0,
-    };
-    // From nothing to something is infinitely worse; from nothing to nothing is not.
-    let worse_by = if worse_by.is_nan() { 0.0 } else { worse_by };
-    let apart = now.is_far_from(&before) && (now.median - before.median).abs() >= figure.floor();
+    let worse_by = worse_by(figure, now.median, before.median);
+    let counts = (now.median - before.median).abs() >= figure.floor();
+    let apart = counts && (every_round || now.is_far_from(&before));
     let percent = worse_by * 100.0;
     let change = match percent {
         percent if percent >= 0.5 => format!("{percent:.0}% worse"),
@@ -164,6 +171,7 @@ pub(crate) fn regression(
         _ => "the same".to_owned(),
     };
     let why = match (worse_by > bound, apart) {
+        (true, true) if every_round => ", and in every round, which is more than noise",
         (true, true) => ", which is more than noise",
         (true, false) => {
             ", but the spreads overlap or nearly do, or all of it is next to nothing: it may be noise"
@@ -207,7 +215,8 @@ pub(crate) fn against_report(
             for figure in figures {
                 let old: Vec<_> =
                     rounds.iter().filter_map(|round| round["figures"][figure.name].as_f64()).collect();
-                checks.extend(regression(&workload.name, figure, &result.values(figure.name), &old, bound));
+                let new = result.values(figure.name);
+                checks.extend(regression(&workload.name, figure, &new, &old, bound, false));
             }
         }
     }
@@ -220,12 +229,28 @@ pub(crate) fn paired(workloads: &[Loaded], figures: &[Figure], bound: f64) -> Ve
     for workload in workloads {
         if let [new, old, ..] = &workload.results[..] {
             for figure in figures {
+                let every_round = worse_in_every_round(figure, new, old, bound);
                 let (new, old) = (new.values(figure.name), old.values(figure.name));
-                checks.extend(regression(&workload.name, figure, &new, &old, bound));
+                checks.extend(regression(&workload.name, figure, &new, &old, bound, every_round));
             }
         }
     }
     checks
+}
+
+/// Whether in each of enough rounds the first was worse than the second by more than the bound. What slows a whole machine down
+/// for a while spreads the figures of both, and so hides what differs between them, but not this.
+fn worse_in_every_round(figure: &Figure, new: &Outcome, old: &Outcome, bound: f64) -> bool {
+    let value = |round: &Round| round.figures.get(figure.name).copied();
+    let pairs: Vec<_> = new
+        .rounds
+        .iter()
+        .filter_map(|new| {
+            let old = old.rounds.iter().find(|old| old.round == new.round)?;
+            Some((value(new)?, value(old)?))
+        })
+        .collect();
+    pairs.len() >= PAIRS_MIN && pairs.iter().all(|(new, old)| worse_by(figure, *new, *old) > bound)
 }
 
 /// All that was verified, as checks: what a report counts as passed.
@@ -249,6 +274,7 @@ pub(crate) fn verified(workloads: &[Loaded]) -> Vec<Check> {
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::figures::Limit;
     use super::*;
 
     fn rate() -> Figure {
@@ -260,7 +286,7 @@ mod tests {
     }
 
     fn passes(figure: Figure, new: &[f64], old: &[f64]) -> bool {
-        regression("w", &figure, new, old, 0.1).expect("rounds").passed
+        regression("w", &figure, new, old, 0.1, false).expect("rounds").passed
     }
 
     #[test]
@@ -318,7 +344,43 @@ mod tests {
         assert!(passes(p99(), &[8.0, 8.0, 8.0], &[10.0, 10.0, 10.0]));
         assert!(passes(p99(), &[0.0], &[0.0]) && !passes(p99(), &[1.0], &[0.0]));
         assert!(passes(p99(), &[0.03, 0.03], &[0.02, 0.02]), "a hundredth of a millisecond is nothing");
-        assert_eq!(regression("w", &rate(), &[], &[1.0], 0.1), None);
+        assert_eq!(regression("w", &rate(), &[], &[1.0], 0.1, false), None);
+    }
+
+    #[test]
+    fn a_machine_that_drifts_hides_nothing_that_is_in_every_round() {
+        let of = |rates: &[f64]| {
+            let round = |(at, rate): (usize, &f64)| Round {
+                round: at + 1,
+                turn: 1,
+                window_seconds: 1.0,
+                figures: [("rate", *rate)].into(),
+                missing: Default::default(),
+                curve: Vec::new(),
+                limit: Limit::Server,
+                checked: 1,
+                digests: None,
+                first_faults: Vec::new(),
+                notes: Vec::new(),
+            };
+            Outcome { rounds: rates.iter().enumerate().map(round).collect(), ..Outcome::default() }
+        };
+        let old = [50.0, 10.0, 80.0, 20.0, 30.0, 60.0, 90.0];
+        let slower = old.map(|rate| rate * 0.7);
+        assert!(passes(rate(), &slower, &old), "the spreads overlap");
+        let worse = |new: &[f64], old: &[f64]| worse_in_every_round(&rate(), &of(new), &of(old), 0.1);
+        assert!(worse(&slower, &old));
+        assert!(!worse(&old.map(|rate| rate * 0.95), &old), "within the bound");
+        assert!(!worse(&[&slower[..6], &old[6..]].concat(), &old), "one round was as good");
+        assert!(!worse(&slower[..6], &old), "too few pairs");
+        let mut shuffled = of(&slower);
+        shuffled.rounds.reverse();
+        assert!(worse_in_every_round(&rate(), &shuffled, &of(&old), 0.1), "pairs are of the same round");
+        let found = regression("w", &rate(), &slower, &old, 0.1, true).expect("rounds");
+        assert!(
+            !found.passed && found.says.ends_with("30% worse, and in every round, which is more than noise"),
+            "{found:?}"
+        );
     }
 
     #[test]

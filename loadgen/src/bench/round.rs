@@ -84,6 +84,8 @@ pub(crate) async fn once(
     figures.insert("faults", faults as f64);
     let mut first_faults = report.verification.first_faults.clone();
     first_faults.extend(left.faults);
+    // Each is an item of a list.
+    first_faults.iter_mut().for_each(|fault| *fault = fault.replace('\n', " "));
     let mut notes = report.notes.clone();
     if host.is_some() {
         if faults == 0 {
