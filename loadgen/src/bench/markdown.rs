@@ -116,13 +116,12 @@ fn table(out: &mut String, workload: &Loaded) -> std::fmt::Result {
     let titles: Vec<_> = COLUMNS.iter().map(|column| column.1).collect();
     writeln!(out, "| server | {} |", titles.join(" | "))?;
     writeln!(out, "| --- |{}", " ---: |".repeat(titles.len()))?;
-    let mut notes = Vec::new();
     for result in &workload.results {
         let cells: Vec<_> = COLUMNS.iter().map(|column| cell(workload, result, column)).collect();
         writeln!(out, "| {} | {} |", result.contender, cells.join(" | "))?;
-        notes.extend(said(result));
     }
     writeln!(out)?;
+    let mut notes = said_of(workload);
     for verdict in workload.verdicts.iter().filter(|verdict| ["rate", "p99_ms"].contains(&verdict.figure)) {
         let among = if verdict.among.is_empty() { String::new() } else { format!(", {}", verdict.among) };
         notes.push(format!("{}{among}: {}", verdict.figure, verdict.says));
@@ -165,23 +164,36 @@ fn with_spread(summary: &Summary, number: fn(f64) -> String) -> String {
     }
 }
 
-/// What else there is to say of a result.
-pub(crate) fn said(result: &Outcome) -> Vec<String> {
-    let name = &result.contender;
-    let mut said: Vec<_> = result.skipped.iter().map(|why| format!("{name}: not run: {why}")).collect();
-    said.extend(result.failed.iter().map(|why| format!("{name}: FAILED: {why}")));
+/// What else there is to say of the results, and of which.
+pub(crate) fn said_of(workload: &Loaded) -> Vec<String> {
+    let mut notes: Vec<(String, String)> = Vec::new();
+    for result in &workload.results {
+        for what in said(result) {
+            match notes.iter_mut().find(|(_, known)| *known == what) {
+                Some((names, _)) => *names = format!("{names}, {}", result.contender),
+                None => notes.push((result.contender.clone(), what)),
+            }
+        }
+    }
+    notes.into_iter().map(|(names, what)| format!("{names}: {what}")).collect()
+}
+
+/// What else there is to say of one.
+fn said(result: &Outcome) -> Vec<String> {
+    let mut said: Vec<_> = result.skipped.iter().map(|why| format!("not run: {why}")).collect();
+    said.extend(result.failed.iter().map(|why| format!("FAILED: {why}")));
     let faults = result.rounds.iter().flat_map(|round| &round.first_faults);
-    said.extend(faults.take(3).map(|fault| format!("{name}: FAULT: {fault}")));
+    said.extend(faults.take(3).map(|fault| format!("FAULT: {fault}")));
     let rounds = result.rounds.len();
     if result.generator_limited > 0 {
         said.push(format!(
-            "{name}: the generator, not the server, was the limit in {} of {rounds} rounds",
+            "the generator, not the server, was the limit in {} of {rounds} rounds",
             result.generator_limited
         ));
     }
     if result.machine_limited > 0 {
         said.push(format!(
-            "{name}: generator and server together filled the machine in {} of {rounds} rounds: compare CPU time, not rates",
+            "generator and server together filled the machine in {} of {rounds} rounds: compare CPU time, not rates",
             result.machine_limited
         ));
     }
@@ -194,7 +206,7 @@ pub(crate) fn said(result: &Outcome) -> Vec<String> {
             }
         }
     }
-    said.extend(whys.into_iter().map(|(why, figures)| format!("{name}: no {}: {why}", figures.join(", "))));
+    said.extend(whys.into_iter().map(|(why, figures)| format!("no {}: {why}", figures.join(", "))));
     said
 }
 

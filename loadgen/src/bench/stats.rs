@@ -7,6 +7,9 @@ const QUARTILES_FROM: usize = 4;
 /// With fewer rounds nobody knows how far a figure spreads: two of two lie apart by chance once in three times.
 pub(crate) const ROUNDS_MIN: usize = 3;
 
+/// Medians as near as this, as a share, are the same for whoever chooses, however little they spread.
+const SAME: f64 = 0.01;
+
 /// The rounds of one figure.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub(crate) struct Summary {
@@ -44,6 +47,12 @@ impl Summary {
     /// Whether the spreads have a value in common: then nobody can say which is better.
     pub(crate) fn overlaps(&self, other: &Self) -> bool {
         self.low <= other.high && other.low <= self.high
+    }
+
+    /// Whether nobody is better: the spreads overlap, or the medians are next to the same.
+    pub(crate) fn ties(&self, other: &Self) -> bool {
+        self.overlaps(other)
+            || (self.median - other.median).abs() <= SAME * self.median.abs().max(other.median.abs())
     }
 
     /// Whether between the spreads lies more than half of the wider one. Quartiles alone lie apart too often by chance: of unchanged
@@ -103,7 +112,7 @@ impl Verdict {
             ranked.reverse();
         }
         let (first, rest) = ranked.split_first().expect("there are two at least");
-        let (tied, beaten): (Vec<_>, Vec<_>) = rest.iter().partition(|(_, other)| other.overlaps(&first.1));
+        let (tied, beaten): (Vec<_>, Vec<_>) = rest.iter().partition(|(_, other)| other.ties(&first.1));
         let best: Vec<_> =
             [first].into_iter().chain(tied.iter().copied()).map(|(name, _)| (*name).to_owned()).collect();
         let tie = best.len() > 1;
@@ -158,6 +167,8 @@ mod tests {
         assert_eq!(Verdict::of("rate", true, "", &[("a", a)]), None);
         let single = of(true, &[("a", a), ("b", summary(&[1.0]))]);
         assert_eq!((single.best.len(), single.says.contains("b has 1 of 3 rounds")), (0, true));
+        let (asked, kept) = (summary(&[500.0, 500.0, 500.0]), summary(&[499.8, 499.9, 499.9]));
+        assert_eq!(of(true, &[("a", asked), ("b", kept)]).says, "a tie of all: a, b");
         let nothing = of(false, &[("a", summary(&[0.0, 0.0, 0.0])), ("b", c)]);
         assert_eq!(nothing.says, "a, better than b");
     }
@@ -191,7 +202,7 @@ mod tests {
             for (name, one) in &all {
                 let no_better = if more { one.median <= best.median } else { one.median >= best.median };
                 prop_assert!(no_better);
-                prop_assert_eq!(verdict.best.iter().any(|best| best == name), one.overlaps(&best));
+                prop_assert_eq!(verdict.best.iter().any(|best| best == name), one.ties(&best));
             }
         }
     }

@@ -132,7 +132,7 @@ fn winner(verdict: Option<&Verdict>, title: &str, looks: &[Look]) -> String {
 
 /// What is to be known of a workload's results: warnings, what was verified, its settings.
 pub(super) fn notes(workload: &Loaded) -> String {
-    let mut notes: Vec<_> = workload.results.iter().flat_map(markdown::said).collect();
+    let mut notes = markdown::said_of(workload);
     for result in &workload.results {
         for round in &result.rounds {
             let of_round = |note: &String| format!("{}, round {}: {note}", result.contender, round.round);
