@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use super::document::{Document, Loaded, Outcome};
 use super::gate::short;
+use super::overview::overview;
 use super::stats::Summary;
 use crate::report::grouped;
 
@@ -47,6 +48,7 @@ fn write(out: &mut String, document: &Document) -> std::fmt::Result {
         }
         writeln!(out)?;
     }
+    overview(out, &document.workloads)?;
     for workload in &document.workloads {
         table(out, workload)?;
     }
@@ -147,7 +149,11 @@ pub(crate) fn verified(workload: &Loaded) -> String {
 fn cell(workload: &Loaded, result: &Outcome, column: &Column) -> String {
     let Column(figure, _, number) = *column;
     let Some(summary) = result.summary.get(figure) else { return "–".into() };
-    let text = with_spread(summary, number);
+    marked(workload, result, figure, with_spread(summary, number))
+}
+
+/// Bold if it is best by that figure.
+pub(super) fn marked(workload: &Loaded, result: &Outcome, figure: &str, text: String) -> String {
     let mut of_figure = workload.verdicts.iter().filter(|verdict| verdict.figure == figure);
     match of_figure.find(|verdict| verdict.best.contains(&result.contender)) {
         Some(verdict) if verdict.tie => format!("**{text} =**"),

@@ -1,6 +1,6 @@
 //! `run` and `compare`: workloads ([`workload`]) against servers ([`contender`]) by turns, each round on a fresh one ([`round`]);
 //! what came of it ([`figures`], [`stats`]), on which machine ([`environment`], [`probe`]), as a report ([`document`],
-//! [`markdown`], [`html`]) and as a gate ([`gate`], [`junit`]).
+//! [`markdown`], [`overview`], [`html`]) and as a gate ([`gate`], [`junit`]).
 
 mod contender;
 mod document;
@@ -10,6 +10,7 @@ mod gate;
 mod html;
 mod junit;
 mod markdown;
+mod overview;
 mod probe;
 mod round;
 mod stats;

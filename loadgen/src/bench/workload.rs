@@ -14,9 +14,10 @@ use toml::de::{DeTable, DeValue};
 use crate::options::{Command, Common, Options, Scenario};
 
 /// The workloads that come with this program, in the order in which they run.
-const BUILT_IN: [(&str, &str); 10] = [
+const BUILT_IN: [(&str, &str); 11] = [
     ("single", include_str!("../../workloads/single.toml")),
     ("batch", include_str!("../../workloads/batch.toml")),
+    ("rewrite", include_str!("../../workloads/rewrite.toml")),
     ("hot-cell", include_str!("../../workloads/hot-cell.toml")),
     ("delete-heavy", include_str!("../../workloads/delete-heavy.toml")),
     ("thousand", include_str!("../../workloads/thousand.toml")),

@@ -1,0 +1,81 @@
+//! The medians of all workloads and servers, a table for each figure, for who wants no more of `report.md`.
+
+use std::fmt::Write as _;
+
+use super::document::{Loaded, Outcome};
+use super::gate::short;
+use super::markdown::{bytes, marked};
+use crate::report::grouped;
+
+/// A table: its title, its figure, and how the numbers are written.
+const TABLES: [(&str, &str, fn(f64) -> String); 4] = [
+    ("Work a second", "rate", grouped),
+    ("Latency, 99th percentile, ms", "p99_ms", short),
+    ("Server CPU time for a unit of work, µs", "cpu_us_per_unit", short),
+    ("Bytes written for a change", "written_bytes_per_change", bytes),
+];
+
+/// Writes it; of a single workload its own table says all of it.
+pub(super) fn overview(out: &mut String, workloads: &[Loaded]) -> std::fmt::Result {
+    let [first, _, ..] = workloads else { return Ok(()) };
+    let names: Vec<_> = first.results.iter().map(|result| result.contender.as_str()).collect();
+    for (title, figure, number) in TABLES {
+        let cell = |workload: &Loaded, result: &Outcome| match result.summary.get(figure) {
+            Some(summary) => marked(workload, result, figure, number(summary.median)),
+            None => "–".into(),
+        };
+        let row = |workload: &Loaded| {
+            let cells: Vec<_> = workload.results.iter().map(|result| cell(workload, result)).collect();
+            let is_there = cells.iter().any(|cell| cell != "–");
+            is_there.then(|| format!("| {} | {} |\n", workload.name, cells.join(" | ")))
+        };
+        let rows: String = workloads.iter().filter_map(row).collect();
+        if !rows.is_empty() {
+            let line = " ---: |".repeat(names.len());
+            writeln!(out, "**{title}**\n\n| workload | {} |\n| --- |{line}\n{rows}", names.join(" | "))?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::stats::{Summary, Verdict};
+    use super::*;
+
+    fn loaded(name: &str, rates: &[(&str, f64)]) -> Loaded {
+        let result = |(contender, rate): &(&str, f64)| {
+            let rounds = [*rate; 3];
+            let summary = [("rate", Summary::of(&rounds).expect("rounds"))].into();
+            Outcome { contender: (*contender).to_owned(), summary, ..Outcome::default() }
+        };
+        let all: Vec<_> =
+            rates.iter().map(|(name, rate)| (*name, Summary::of(&[*rate; 3]).expect("rounds"))).collect();
+        Loaded {
+            name: name.into(),
+            about: String::new(),
+            scenario: "merge",
+            sweep: None,
+            settings: Default::default(),
+            seed: 1,
+            unit: "",
+            latency: "",
+            results: rates.iter().map(result).collect(),
+            verdicts: Verdict::of("rate", true, "", &all).into_iter().collect(),
+        }
+    }
+
+    #[test]
+    fn the_best_are_marked_and_what_nobody_has_is_left_out() {
+        let mut out = String::new();
+        let all =
+            [loaded("one", &[("a", 5_000.0), ("b", 2_000.0)]), loaded("two", &[("a", 3.0), ("b", 3.0)])];
+        overview(&mut out, &all).expect("written");
+        let rates = "**Work a second**\n\n| workload | a | b |\n| --- | ---: | ---: |\n\
+                     | one | **5 000** | 2 000 |\n| two | **3 =** | **3 =** |\n\n";
+        assert_eq!(out, rates, "the other figures were not measured");
+        let mut single = String::new();
+        overview(&mut single, &all[..1]).expect("written");
+        assert_eq!(single, "");
+    }
+}
