@@ -205,7 +205,10 @@ impl Loaded {
         });
         let compared: Vec<_> = compared.collect();
         for promise in self.promises() {
-            let of_group = |result: &&Outcome| [&promise, &Promise::Unknown].contains(&&result.promise);
+            // Whoever lost something may well have been fast.
+            let of_group = |result: &&Outcome| {
+                result.passed() && [&promise, &Promise::Unknown].contains(&&result.promise)
+            };
             let group: Vec<_> = self.results.iter().filter(of_group).collect();
             let among = match &promise {
                 Promise::Durability(level) => format!("durability {level}"),
@@ -322,26 +325,45 @@ mod tests {
         assert!(!outcome.passed());
     }
 
+    fn outcome(contender: &str, rates: [f64; 3]) -> Outcome {
+        let rounds = rates.iter().map(|rate| round(*rate, Some(1.0), *rate)).collect();
+        Outcome { contender: contender.into(), rounds, ..Outcome::default() }
+    }
+
+    fn loaded(sweep: Option<Point>, results: Vec<Outcome>) -> Loaded {
+        let mut loaded = Loaded {
+            name: "batch".into(),
+            about: String::new(),
+            scenario: "merge",
+            sweep,
+            settings: BTreeMap::new(),
+            seed: 1,
+            unit: "changes acked",
+            latency: "",
+            results,
+            verdicts: Vec::new(),
+        };
+        loaded.sum_up();
+        loaded
+    }
+
+    #[test]
+    fn who_lost_something_is_not_ranked() {
+        let all = [("fast", 9.0), ("good", 5.0), ("slow", 2.0)];
+        let mut all = all.map(|(name, rate)| outcome(name, [rate; 3])).to_vec();
+        let best = |all: &[Outcome]| loaded(None, all.to_vec()).verdicts[0].best.clone();
+        assert_eq!(best(&all), ["fast"]);
+        all[0].rounds[1].figures.insert("faults", 1.0);
+        assert_eq!(best(&all), ["good"]);
+        all[1].failed.push("round 2: it did not start".into());
+        assert!(loaded(None, all).verdicts.is_empty(), "one alone is not better than anybody");
+    }
+
     #[test]
     fn plots_have_the_medians() {
         let loaded = |value: f64, rates: [f64; 3]| {
-            let mut outcome = Outcome { contender: "a".into(), ..Outcome::default() };
-            outcome.rounds = rates.iter().map(|rate| round(*rate, Some(1.0), *rate)).collect();
             let sweep = Point { of: "batch".into(), key: "changes".into(), value };
-            let mut loaded = Loaded {
-                name: format!("batch/changes={value}"),
-                about: String::new(),
-                scenario: "merge",
-                sweep: Some(sweep),
-                settings: BTreeMap::new(),
-                seed: 1,
-                unit: "changes acked",
-                latency: "",
-                results: vec![outcome],
-                verdicts: Vec::new(),
-            };
-            loaded.sum_up();
-            loaded
+            loaded(Some(sweep), vec![outcome("a", rates)])
         };
         let plots = Plots::of(&[loaded(100.0, [5.0, 6.0, 7.0]), loaded(1.0, [1.0, 3.0, 2.0])]);
         assert_eq!(plots.sweeps.len(), 1);

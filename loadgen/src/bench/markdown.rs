@@ -56,7 +56,7 @@ fn write(out: &mut String, document: &Document) -> std::fmt::Result {
         out,
         "Medians of {} rounds by turns, with their spreads (least to most, or from 4 rounds on the quartiles). **Bold**: the best \
          of those with the same durability; **bold =**: not to be told from the best, as the spreads overlap. What keeps nothing \
-         is a yardstick, and not ranked. –: not measured, below each table why. Written: what \
+         is a yardstick, and who lost something is out: they are not ranked. –: not measured, below each table why. Written: what \
          the server caused to be sent to the storage layer, in whole pages.\n",
         document.rounds
     )?;

@@ -107,7 +107,7 @@ pub(super) fn winners(document: &Document, looks: &[Look]) -> String {
         out += "</tbody>\n</table>\n";
     }
     out += "<p class=\"soft\">Better by the median of the rounds. A tie: the spreads overlap, so nobody can say who is better. Only those \
-            of the same durability are compared; what keeps nothing is a yardstick, and not ranked.</p>\n";
+            of the same durability are compared; what keeps nothing is a yardstick, and who lost something is out: they are not ranked.</p>\n";
     out + "</section>\n"
 }
 
