@@ -38,7 +38,7 @@ pub(crate) struct Document {
 }
 
 /// A workload, or a point of its sweep, and what came of it.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Default, Serialize)]
 pub(crate) struct Loaded {
     pub(crate) name: String,
     pub(crate) about: String,
@@ -298,17 +298,11 @@ mod tests {
     fn round(rate: f64, cpu: Option<f64>, curve: f64) -> Round {
         let figures = [("rate", Some(rate)), ("cpu_us_per_unit", cpu), ("faults", Some(0.0))];
         Round {
-            round: 1,
-            turn: 1,
-            window_seconds: 1.0,
             figures: figures.into_iter().filter_map(|(name, value)| Some((name, value?))).collect(),
             missing: BTreeMap::from([("cpu_us_per_unit", "too little".to_owned())]),
             curve: vec![(0.5, curve)],
             limit: Limit::Generator,
-            checked: 1,
-            digests: None,
-            first_faults: Vec::new(),
-            notes: Vec::new(),
+            ..Round::default()
         }
     }
 
@@ -331,18 +325,7 @@ mod tests {
     }
 
     fn loaded(sweep: Option<Point>, results: Vec<Outcome>) -> Loaded {
-        let mut loaded = Loaded {
-            name: "batch".into(),
-            about: String::new(),
-            scenario: "merge",
-            sweep,
-            settings: BTreeMap::new(),
-            seed: 1,
-            unit: "changes acked",
-            latency: "",
-            results,
-            verdicts: Vec::new(),
-        };
+        let mut loaded = Loaded { name: "batch".into(), sweep, results, ..Loaded::default() };
         loaded.sum_up();
         loaded
     }

@@ -94,7 +94,7 @@ pub(crate) fn find(name: &str) -> Result<Figure, String> {
 }
 
 /// What held a round back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Limit {
     /// It used all the CPU time that it can, or did not keep to its schedule.
@@ -102,11 +102,12 @@ pub(crate) enum Limit {
     /// Generator and server together used all cores.
     Machine,
     /// Neither: the server, its disk, or the load that was asked for.
+    #[default]
     Server,
 }
 
 /// One round of a workload against a contender.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Default, Serialize)]
 pub(crate) struct Round {
     /// From 1 on.
     pub(crate) round: usize,

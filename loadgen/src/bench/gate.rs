@@ -274,7 +274,6 @@ pub(crate) fn verified(workloads: &[Loaded]) -> Vec<Check> {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::figures::Limit;
     use super::*;
 
     fn rate() -> Figure {
@@ -352,16 +351,8 @@ mod tests {
         let of = |rates: &[f64]| {
             let round = |(at, rate): (usize, &f64)| Round {
                 round: at + 1,
-                turn: 1,
-                window_seconds: 1.0,
                 figures: [("rate", *rate)].into(),
-                missing: Default::default(),
-                curve: Vec::new(),
-                limit: Limit::Server,
-                checked: 1,
-                digests: None,
-                first_faults: Vec::new(),
-                notes: Vec::new(),
+                ..Round::default()
             };
             Outcome { rounds: rates.iter().enumerate().map(round).collect(), ..Outcome::default() }
         };
@@ -385,19 +376,8 @@ mod tests {
 
     #[test]
     fn an_old_report_needs_the_workload_and_enough_rounds() {
-        let mut workload = Loaded {
-            name: "single".into(),
-            about: String::new(),
-            scenario: "merge",
-            sweep: None,
-            settings: Default::default(),
-            seed: 1,
-            unit: "",
-            latency: "",
-            results: vec![Outcome { contender: "this".into(), ..Outcome::default() }],
-            verdicts: Vec::new(),
-        };
-        workload.results[0].summary.clear();
+        let results = vec![Outcome { contender: "this".into(), ..Outcome::default() }];
+        let workload = Loaded { name: "single".into(), results, ..Loaded::default() };
         let round = |rate: f64| serde_json::json!({"figures": {"rate": rate}});
         let old = |rounds: Vec<Value>| serde_json::json!({"workloads": [{"name": "single", "results": [{"contender": "was", "rounds": rounds}]}]});
         let compare = |old: &Value| against_report(old, std::slice::from_ref(&workload), &[rate()], 0.1);

@@ -8,8 +8,8 @@ use super::overview::overview;
 use super::stats::Summary;
 use crate::report::grouped;
 
-/// A column: a figure, its title, and how its numbers are written.
-struct Column(&'static str, &'static str, fn(f64) -> String);
+/// A figure, its title, and how its numbers are written.
+pub(super) struct Column(pub(super) &'static str, pub(super) &'static str, pub(super) fn(f64) -> String);
 
 const COLUMNS: [Column; 8] = [
     Column("rate", "rate /s", grouped),

@@ -4,22 +4,21 @@ use std::fmt::Write as _;
 
 use super::document::{Loaded, Outcome};
 use super::gate::short;
-use super::markdown::{bytes, marked};
+use super::markdown::{Column, bytes, marked};
 use crate::report::grouped;
 
-/// A table: its title, its figure, and how the numbers are written.
-const TABLES: [(&str, &str, fn(f64) -> String); 4] = [
-    ("Work a second", "rate", grouped),
-    ("Latency, 99th percentile, ms", "p99_ms", short),
-    ("Server CPU time for a unit of work, µs", "cpu_us_per_unit", short),
-    ("Bytes written for a change", "written_bytes_per_change", bytes),
+const TABLES: [Column; 4] = [
+    Column("rate", "Work a second", grouped),
+    Column("p99_ms", "Latency, 99th percentile, ms", short),
+    Column("cpu_us_per_unit", "Server CPU time for a unit of work, µs", short),
+    Column("written_bytes_per_change", "Bytes written for a change", bytes),
 ];
 
 /// Writes it; of a single workload its own table says all of it.
 pub(super) fn overview(out: &mut String, workloads: &[Loaded]) -> std::fmt::Result {
     let [first, _, ..] = workloads else { return Ok(()) };
     let names: Vec<_> = first.results.iter().map(|result| result.contender.as_str()).collect();
-    for (title, figure, number) in TABLES {
+    for Column(figure, title, number) in TABLES {
         let cell = |workload: &Loaded, result: &Outcome| match result.summary.get(figure) {
             Some(summary) => marked(workload, result, figure, number(summary.median)),
             None => "–".into(),
@@ -53,15 +52,9 @@ mod tests {
             rates.iter().map(|(name, rate)| (*name, Summary::of(&[*rate; 3]).expect("rounds"))).collect();
         Loaded {
             name: name.into(),
-            about: String::new(),
-            scenario: "merge",
-            sweep: None,
-            settings: Default::default(),
-            seed: 1,
-            unit: "",
-            latency: "",
             results: rates.iter().map(result).collect(),
             verdicts: Verdict::of("rate", true, "", &all).into_iter().collect(),
+            ..Loaded::default()
         }
     }
 

@@ -56,7 +56,7 @@ fn loaded(name: &str, sweep: Option<f64>, results: Vec<Outcome>) -> Loaded {
         unit: "changes acked",
         latency: "from an update to its ack",
         results,
-        verdicts: Vec::new(),
+        ..Loaded::default()
     };
     loaded.sum_up();
     loaded
