@@ -272,7 +272,7 @@ fn a_run_is_held_against_an_old_one_and_a_run_beside_it() {
 fn a_generator_that_is_held_up_says_that_it_was_the_limit() {
     let dir = tempfile::tempdir().expect("a directory to test in");
     let workload = short(dir.path(), "paced.toml", "rate = 200\n");
-    let mut command = loadgen(&["run", &workload, "--store", "memory", "--seconds", "2"]);
+    let mut command = loadgen(&["run", &workload, "--store", "memory", "--seconds", "2", "--rounds", "1"]);
     command.arg("--server").arg(server()).arg("--out").arg(dir.path());
     let mut generator = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it runs");
     let signal = |generator: &Child, name: &str| {

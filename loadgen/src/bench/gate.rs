@@ -207,7 +207,7 @@ pub(crate) fn against_report(
             let rounds = same["rounds"].as_array().map(Vec::as_slice).unwrap_or_default();
             if rounds.len() < ROUNDS_MIN {
                 return Err(format!(
-                    "workload {}: it has {} rounds, which is too few to know how far they spread: {ROUNDS_MIN} at least",
+                    "workload {}: it has {} rounds, which is too few to know how far they spread: make it anew with --rounds {ROUNDS_MIN} at least",
                     workload.name,
                     rounds.len()
                 ));

@@ -13,7 +13,7 @@ mod markdown;
 mod overview;
 mod probe;
 mod round;
-mod stats;
+pub(crate) mod stats;
 pub(crate) mod workload;
 
 use std::path::{Path, PathBuf};

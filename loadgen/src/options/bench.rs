@@ -6,6 +6,7 @@ use clap::Args;
 
 use super::Serving;
 use super::validate::at_least_one;
+use crate::bench::stats::ROUNDS_MIN;
 
 /// Which workloads, and how often.
 #[derive(Debug, Clone, Args)]
@@ -33,7 +34,7 @@ pub(crate) struct Run {
     pub(crate) serving: Serving,
     #[command(flatten)]
     pub(crate) loads: Loads,
-    /// Times to run it; by default 1, and 7 with --against or --baseline
+    /// Times to run it; by default 3, and 7 with --against or --baseline
     #[arg(long)]
     pub(crate) rounds: Option<usize>,
     /// Fail unless this holds of the medians, such as 'p99_ms<50'; may be given again
@@ -97,7 +98,7 @@ impl Run {
     /// How often to run it.
     pub(crate) fn rounds(&self) -> usize {
         let compares = self.against.is_some() || self.baseline.is_some();
-        self.rounds.unwrap_or(if compares { 7 } else { 1 })
+        self.rounds.unwrap_or(if compares { 7 } else { ROUNDS_MIN })
     }
 }
 
