@@ -26,7 +26,12 @@ pub(super) fn overview(out: &mut String, workloads: &[Loaded]) -> std::fmt::Resu
         let row = |workload: &Loaded| {
             let cells: Vec<_> = workload.results.iter().map(|result| cell(workload, result)).collect();
             let is_there = cells.iter().any(|cell| cell != "–");
-            is_there.then(|| format!("| {} | {} |\n", workload.name, cells.join(" | ")))
+            let of = match figure {
+                "rate" | "cpu_us_per_unit" => format!(": {}", workload.unit),
+                "p99_ms" => format!(": {}", workload.latency),
+                _ => String::new(),
+            };
+            is_there.then(|| format!("| {}{of} | {} |\n", workload.name, cells.join(" | ")))
         };
         let rows: String = workloads.iter().filter_map(row).collect();
         if !rows.is_empty() {
@@ -52,6 +57,7 @@ mod tests {
             rates.iter().map(|(name, rate)| (*name, Summary::of(&[*rate; 3]).expect("rounds"))).collect();
         Loaded {
             name: name.into(),
+            unit: "changes acked",
             results: rates.iter().map(result).collect(),
             verdicts: Verdict::of("rate", true, "", &all).into_iter().collect(),
             ..Loaded::default()
@@ -65,7 +71,7 @@ mod tests {
             [loaded("one", &[("a", 5_000.0), ("b", 2_000.0)]), loaded("two", &[("a", 3.0), ("b", 3.0)])];
         overview(&mut out, &all).expect("written");
         let rates = "**Work a second**\n\n| workload | a | b |\n| --- | ---: | ---: |\n\
-                     | one | **5 000** | 2 000 |\n| two | **3 =** | **3 =** |\n\n";
+                     | one: changes acked | **5 000** | 2 000 |\n| two: changes acked | **3 =** | **3 =** |\n\n";
         assert_eq!(out, rates, "the other figures were not measured");
         let mut single = String::new();
         overview(&mut single, &all[..1]).expect("written");
