@@ -98,9 +98,10 @@ fn write(out: &mut String, document: &Document) -> std::fmt::Result {
         let durability = match (&contender.store, &contender.durability) {
             (Some(_), Some(durability)) => format!("durability {durability}"),
             (Some(_), None) => "no durability levels: it keeps nothing".into(),
-            (None, _) => "settings not known".into(),
+            (None, _) => format!("settings not known: `{}`", contender.at),
         };
-        writeln!(out, "- {}: {version}, {durability} {}", contender.name, contender.arguments.join(" "))?;
+        let arguments = contender.arguments.join(" ");
+        writeln!(out, "- {}", format!("{}: {version}, {durability} {arguments}", contender.name).trim_end())?;
     }
     Ok(())
 }
