@@ -3,7 +3,7 @@
 //!
 //! From the command line inwards: [`options`] → [`scenario`] (one module each; `crash` and `cluster` start their servers themselves) → writers ([`writer`], [`book`]),
 //! followers ([`follower`], [`sent`]) and pulls ([`puller`]) over connections ([`conn`], [`frame`], [`target`]) →
-//! figures ([`meter`], [`process`], [`mod@run`]) and faults ([`cells`], [`verdict`]) → [`report`]. Around it [`mod@bench`] runs
+//! figures ([`meter`], [`process`], [`mod@run`], of which [`machine`] and server: [`identity`]) and faults ([`cells`], [`verdict`]) → [`report`]. Around it [`mod@bench`] runs
 //! workloads against several servers by turns. What the changes look
 //! like, and how they are recognised when they come back, is in [`plan`] and [`scan`]. [`trace`] records what others send.
 
@@ -13,6 +13,8 @@ mod cells;
 mod conn;
 mod follower;
 mod frame;
+mod identity;
+mod machine;
 mod meter;
 mod options;
 mod plan;
@@ -85,7 +87,11 @@ fn run(options: &Options, explicit: Vec<(String, String)>) -> Result<bool, Strin
     let passed = match &options.command {
         Command::Scenario(scenario) => {
             let run = Run::new(common.clone(), scenario.servers())?;
-            let report = runtime.block_on(unless_interrupted(scenario::run(run, scenario)))?;
+            let report = runtime.block_on(unless_interrupted(async {
+                let server = scenario::identity(scenario, common).await;
+                let report = scenario::run(run, scenario).await?;
+                Ok(Report { identity: server, ..report })
+            }))?;
             tell(&report, common)?;
             report.passed()
         }

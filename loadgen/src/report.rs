@@ -5,6 +5,8 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
+use crate::identity::Identity;
+use crate::machine::Machine;
 use crate::meter::{Count, Latency};
 use crate::options::Scenario;
 use crate::run::{Figures, Run};
@@ -19,6 +21,9 @@ pub(crate) const LATE_MAX_MS: f64 = 10.0;
 #[derive(Debug, Serialize)]
 pub(crate) struct Report {
     pub(crate) loadgen_version: &'static str,
+    pub(crate) machine: Machine,
+    /// None if the server does not say.
+    pub(crate) identity: Option<Identity>,
     pub(crate) scenario: Scenario,
     pub(crate) settings: crate::options::Common,
     pub(crate) channel_prefix: String,
@@ -142,6 +147,8 @@ impl Report {
         let cores_used_by_both = cores_used + cpu_s.unwrap_or(0.0) / figures.seconds;
         Self {
             loadgen_version: env!("CARGO_PKG_VERSION"),
+            machine: run.machine.clone(),
+            identity: None,
             scenario: scenario.clone(),
             settings: run.common.clone(),
             channel_prefix: run.prefix.clone(),
@@ -192,6 +199,11 @@ impl Report {
             self.seconds,
             self.channel_prefix
         )?;
+        writeln!(out, "  machine: {}", self.machine)?;
+        match &self.identity {
+            Some(identity) => writeln!(out, "  server: {identity}")?,
+            None => writeln!(out, "  server: it does not say its version, nor what its acks promise")?,
+        }
         for rate in &self.rates {
             write!(
                 out,

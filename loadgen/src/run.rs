@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::conn::{Conn, ConnError, ConnectWith};
+use crate::machine::Machine;
 use crate::meter::{Count, Counts, Meter};
 use crate::options::Common;
 use crate::plan::{Plan, Shape};
@@ -22,6 +23,7 @@ pub(crate) struct Run {
     /// Where each server listens now: one that is started anew may be somewhere else. Most scenarios have one.
     targets: Vec<RwLock<Target>>,
     pub(crate) common: Common,
+    pub(crate) machine: Machine,
     pub(crate) prefix: String,
     pub(crate) meter: Meter,
     pub(crate) verdict: Verdict,
@@ -47,7 +49,18 @@ impl Run {
         let prefix = common.channel_prefix.clone().unwrap_or_else(unique_prefix);
         let (meter, verdict) = (Meter::new(), Verdict::default());
         let host = tokio::sync::Mutex::new(None);
-        Ok(Arc::new(Self { targets, common, prefix, meter, verdict, processes, host, server_before }))
+        let machine = Machine::look();
+        Ok(Arc::new(Self {
+            targets,
+            common,
+            machine,
+            prefix,
+            meter,
+            verdict,
+            processes,
+            host,
+            server_before,
+        }))
     }
 
     /// The plan of the run's channel of this number.

@@ -12,6 +12,9 @@ use serde_json::Value;
 mod server;
 #[allow(dead_code, reason = "other tests make the other mistakes")]
 mod support;
+#[allow(dead_code, reason = "other tests record")]
+#[path = "trace/tools.rs"]
+mod tools;
 
 use server::server;
 use support::{Dialect, Mistake, start};
@@ -182,6 +185,33 @@ fn what_cannot_run_is_told_before_anything_does() {
         assert!(stderr.contains(named), "{arguments:?}: {stderr}");
         assert!(!stderr.contains("round 1"), "nothing has run: {stderr}");
     }
+}
+
+#[test]
+fn what_runs_already_is_asked_what_it_is() {
+    let dir = tempfile::tempdir().expect("a directory to test in");
+    let server = tools::serve(&dir.path().join("data"));
+    let of_report = |report: &Value, kernel: &Value| {
+        assert_eq!((&report["store"], &report["durability"]), (&"sqlite".into(), &"full".into()), "{report}");
+        assert!(report["version"].as_str().is_some_and(|version| !version.is_empty()), "{report}");
+        assert!(kernel.as_str().is_some_and(|kernel| !kernel.is_empty()));
+    };
+    let ran = tools::loadgen("merge --seconds 0.2 --warmup-seconds 0.1", &["--url", &server.url]);
+    assert_eq!(ran.code, Some(0), "{}", ran.text);
+    of_report(&ran.report["identity"], &ran.report["machine"]["kernel"]);
+    assert!(ran.text.contains("store sqlite, durability full"), "{}", ran.text);
+    let workload = short(dir.path(), "one.toml", "");
+    let mut command = loadgen(&["run", &workload, "--url", &server.url, "--rounds", "1"]);
+    command.arg("--out").arg(dir.path());
+    let Ended { code, stderr, .. } = ended(command);
+    assert_eq!(code, Some(0), "{stderr}");
+    let run = report(dir.path());
+    of_report(&run["contenders"][0], &run["environment"]["kernel"]);
+    assert_eq!(run["workloads"][0]["results"][0]["promise"]["durability"], "full");
+
+    let other = start(Mistake::None, Dialect::Paged);
+    let ran = tools::loadgen("merge --seconds 0.2 --warmup-seconds 0.1", &["--url", &other]);
+    assert!(ran.code == Some(0) && ran.report["identity"].is_null(), "{}", ran.text);
 }
 
 #[test]

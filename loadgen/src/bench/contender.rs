@@ -6,6 +6,7 @@ use std::process::Command;
 use serde::Serialize;
 
 use super::workload::Workload;
+use crate::identity::Identity;
 use crate::options::{Scenario, Serving};
 use crate::scenario::server::{Launch, find};
 
@@ -24,7 +25,8 @@ pub(crate) enum Kind {
     Causeway(Serving),
     /// A shell command with `{port}` and `{data}`.
     Command(String),
-    Url(String),
+    /// With what it says of itself.
+    Url(String, Option<Identity>),
 }
 
 /// What the report says of a contender.
@@ -90,7 +92,14 @@ impl Contender {
             false => named("--url", text, "ws://HOST:PORT/")?,
         };
         crate::target::Target::parse(&url)?;
-        Ok(Self { name, kind: Kind::Url(url) })
+        Ok(Self { name, kind: Kind::Url(url, None) })
+    }
+
+    /// Asks one that runs already what it is.
+    pub(crate) async fn ask(&mut self) {
+        if let Kind::Url(url, identity) = &mut self.kind {
+            *identity = Identity::ask(url).await;
+        }
     }
 
     /// How it is started on this data directory; None if it runs already.
@@ -98,21 +107,28 @@ impl Contender {
         match &self.kind {
             Kind::Causeway(serving) => Launch::new(serving, data.to_owned(), &[]).map(Some),
             Kind::Command(command) => Ok(Some(Launch::command(command, data.to_owned()))),
-            Kind::Url(_) => Ok(None),
+            Kind::Url(..) => Ok(None),
         }
     }
 
     /// Whether what it commits outlives its process, as far as is known.
     pub(crate) fn keeps(&self) -> bool {
-        !matches!(&self.kind, Kind::Causeway(serving) if serving.store == MEMORY)
+        let store = match &self.kind {
+            Kind::Causeway(serving) => &serving.store,
+            Kind::Url(_, Some(identity)) => &identity.store,
+            Kind::Command(_) | Kind::Url(_, None) => return true,
+        };
+        store != MEMORY
     }
 
     /// What it promises of an acked change.
     pub(crate) fn promise(&self) -> Promise {
         match &self.kind {
-            Kind::Causeway(serving) if self.keeps() => Promise::Durability(serving.durability.clone()),
-            Kind::Causeway(_) => Promise::Nothing,
-            Kind::Command(_) | Kind::Url(_) => Promise::Unknown,
+            _ if !self.keeps() => Promise::Nothing,
+            Kind::Causeway(Serving { durability, .. }) | Kind::Url(_, Some(Identity { durability, .. })) => {
+                Promise::Durability(durability.clone())
+            }
+            Kind::Command(_) | Kind::Url(_, None) => Promise::Unknown,
         }
     }
 
@@ -122,7 +138,7 @@ impl Contender {
             return None;
         }
         match self.kind {
-            Kind::Url(_) => Some("a server that this program has not started cannot be restarted".into()),
+            Kind::Url(..) => Some("a server that this program has not started cannot be restarted".into()),
             _ if !self.keeps() => Some("the memory store keeps nothing over a restart".into()),
             _ => None,
         }
@@ -140,7 +156,15 @@ impl Contender {
             arguments: Vec::new(),
         };
         match &self.kind {
-            Kind::Url(url) => described.at.clone_from(url),
+            Kind::Url(url, identity) => {
+                described.at.clone_from(url);
+                if let Some(identity) = identity {
+                    described.version =
+                        identity.version.as_ref().map(|version| format!("causeway {version}"));
+                    described.store = Some(identity.store.clone());
+                    described.durability = self.keeps().then(|| identity.durability.clone());
+                }
+            }
             Kind::Command(command) => (described.kind, described.at) = ("command", command.clone()),
             Kind::Causeway(serving) => {
                 let program = find(serving.server.as_deref())?;

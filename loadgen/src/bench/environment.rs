@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use crate::machine::Machine;
+
 /// What a reader must know to believe a figure, or not to.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Environment {
@@ -12,17 +14,10 @@ pub(crate) struct Environment {
     /// Seconds of Unix time.
     pub(crate) made_unix_s: u64,
     pub(crate) command: Vec<String>,
-    pub(crate) cpu: String,
-    /// Cores that this program may use.
-    pub(crate) cores: usize,
+    #[serde(flatten)]
+    pub(crate) machine: Machine,
     /// Threads that run the generator's clients.
     pub(crate) generator_threads: usize,
-    /// Whether the kernel says that this is a virtual machine.
-    pub(crate) virtual_machine: bool,
-    pub(crate) memory_bytes: u64,
-    pub(crate) kernel: String,
-    /// The machine's load average over a minute, before anything ran.
-    pub(crate) load_average: f64,
     pub(crate) data: Data,
 }
 
@@ -41,28 +36,13 @@ pub(crate) struct Data {
 impl Environment {
     /// Looks around; what cannot be found out is empty.
     pub(crate) fn look(data: &Path) -> Self {
-        let cpuinfo = read("/proc/cpuinfo");
-        let of_cpu = |name: &str| {
-            let line = cpuinfo.lines().find(|line| line.starts_with(name))?;
-            Some(line.split_once(':')?.1.trim().to_owned())
-        };
-        let flags = of_cpu("flags").unwrap_or_default();
-        let kib = read("/proc/meminfo").lines().find_map(|line| {
-            line.strip_prefix("MemTotal:")?.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()
-        });
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-        let first = |text: String| text.split_whitespace().next().unwrap_or_default().to_owned();
         Self {
             loadgen_version: env!("CARGO_PKG_VERSION"),
             made_unix_s: now.as_secs(),
             command: std::env::args().skip(1).collect(),
-            cpu: of_cpu("model name").unwrap_or_else(|| std::env::consts::ARCH.to_owned()),
-            cores: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+            machine: Machine::look(),
             generator_threads: crate::WORKERS,
-            virtual_machine: flags.split(' ').any(|flag| flag == "hypervisor"),
-            memory_bytes: kib.unwrap_or(0) * 1024,
-            kernel: first(read("/proc/sys/kernel/osrelease")),
-            load_average: first(read("/proc/loadavg")).parse().unwrap_or(0.0),
             data: Data::of(data),
         }
     }
@@ -133,7 +113,6 @@ mod tests {
     #[test]
     fn this_machine_is_found() {
         let found = Environment::look(&std::env::temp_dir());
-        assert!(found.cores > 0 && found.memory_bytes > 0 && !found.kernel.is_empty());
         assert!(!found.data.filesystem.is_empty());
     }
 }

@@ -68,18 +68,10 @@ fn write(out: &mut String, document: &Document) -> std::fmt::Result {
         )?;
     }
     let data = &environment.data;
-    let machine = if environment.virtual_machine { ", a virtual machine" } else { "" };
     writeln!(
         out,
-        "Machine: {}, {} cores{machine}, {}; kernel {}; data on {} ({}). Load average before: {:.2}. causeway-loadgen {}.\n",
-        environment.cpu,
-        environment.cores,
-        bytes(environment.memory_bytes as f64),
-        environment.kernel,
-        data.filesystem,
-        data.mount_options,
-        environment.load_average,
-        environment.loadgen_version,
+        "Machine: {}; data on {} ({}). causeway-loadgen {}.\n",
+        environment.machine, data.filesystem, data.mount_options, environment.loadgen_version,
     )?;
     let probe = &document.probe;
     writeln!(

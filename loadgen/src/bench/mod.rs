@@ -59,12 +59,7 @@ pub(crate) async fn compare(
     };
     let stores: Vec<_> = compare.stores.iter().filter(|store| !store.is_empty()).cloned().collect();
     let mut contenders = Contender::of_stores(&serving, &stores, &compare.durability);
-    for command in &compare.loads.server_cmds {
-        contenders.push(Contender::of_command(command)?);
-    }
-    for url in common.url.iter().flat_map(|urls| urls.split(',')) {
-        contenders.push(Contender::of_url(url)?);
-    }
+    contenders.extend(others(common, &compare.loads).await?);
     let all: Vec<_> = match compare.workloads.is_empty() {
         true => workload::names().map(str::to_owned).collect(),
         false => compare.workloads.clone(),
@@ -100,13 +95,7 @@ pub(crate) async fn run(common: &Common, run: &Run, explicit: Vec<(String, Strin
             Some(serde_json::from_slice::<serde_json::Value>(&text).map_err(|e| failed(e.to_string()))?)
         }
     };
-    let mut contenders = Vec::new();
-    for command in &run.loads.server_cmds {
-        contenders.push(Contender::of_command(command)?);
-    }
-    for url in common.url.iter().flat_map(|urls| urls.split(',')) {
-        contenders.push(Contender::of_url(url)?);
-    }
+    let mut contenders = others(common, &run.loads).await?;
     if contenders.is_empty() {
         contenders.push(Contender { name: "this".into(), kind: Kind::Causeway(run.serving.clone()) });
     }
@@ -161,6 +150,17 @@ pub(crate) async fn run(common: &Common, run: &Run, explicit: Vec<(String, Strin
     };
     let document = carry_out(&plan, Some(&judge)).await?;
     tell(&document, common, run.loads.out.as_deref(), run.junit.as_deref())
+}
+
+/// Servers that are not ours to start with a store, by commands and at URLs.
+async fn others(common: &Common, loads: &Loads) -> Result<Vec<Contender>, Failed> {
+    let commands = loads.server_cmds.iter().map(|command| Contender::of_command(command));
+    let urls = common.url.iter().flat_map(|urls| urls.split(','));
+    let mut others = commands.chain(urls.map(Contender::of_url)).collect::<Result<Vec<_>, _>>()?;
+    for other in &mut others {
+        other.ask().await;
+    }
+    Ok(others)
 }
 
 fn overrides(loads: &Loads, common: Vec<(String, String)>) -> Result<Overrides, Failed> {

@@ -112,7 +112,8 @@ fn judge(p50_ms: f64, environment: &Environment) -> (Judgement, String) {
         return (Judgement::NoDisk, says);
     }
     let rotates = data.rotational == Some(true);
-    let bound = if rotates && !environment.virtual_machine { ROTATION_BELOW_MS } else { CACHE_BELOW_MS };
+    let bound =
+        if rotates && !environment.machine.virtual_machine { ROTATION_BELOW_MS } else { CACHE_BELOW_MS };
     let cache = match data.write_cache.as_deref() {
         Some("write through") => "; it says that it has no write cache, so no flush is sent to it",
         Some(_) => "; it says that it has a write cache, which a sync must empty",
@@ -131,7 +132,7 @@ fn judge(p50_ms: f64, environment: &Environment) -> (Judgement, String) {
         );
         (Judgement::Plausible, says)
     };
-    if environment.virtual_machine {
+    if environment.machine.virtual_machine {
         says.push_str(
             "; this is a virtual machine: whether its host writes at once cannot be measured inside",
         );
@@ -146,7 +147,7 @@ mod tests {
     #[test]
     fn a_disk_that_is_too_fast_is_not_believed() {
         let mut environment = Environment::look(&std::env::temp_dir());
-        environment.virtual_machine = false;
+        environment.machine.virtual_machine = false;
         environment.data.filesystem = "ext4".into();
         environment.data.rotational = Some(false);
         assert_eq!(judge(0.02, &environment).0, Judgement::FromCache);
@@ -154,7 +155,7 @@ mod tests {
         environment.data.rotational = Some(true);
         assert_eq!(judge(0.9, &environment).0, Judgement::FromCache);
         assert_eq!(judge(8.0, &environment).0, Judgement::Plausible);
-        environment.virtual_machine = true;
+        environment.machine.virtual_machine = true;
         let (judgement, says) = judge(0.9, &environment);
         assert_eq!(
             (judgement, says.contains("host")),

@@ -53,7 +53,7 @@ pub(crate) async fn once(
             // An empty server: the same seed gives the same keys.
             common.channel_prefix = Some("bench".into());
         }
-        (None, Kind::Url(url)) => {
+        (None, Kind::Url(url, _)) => {
             common.url = Some(url.clone());
             common.channel_prefix = Some(unique_prefix());
         }

@@ -17,7 +17,8 @@ pub(crate) mod verified;
 use std::sync::Arc;
 
 use crate::conn::{Conn, ConnectWith};
-use crate::options::Scenario;
+use crate::identity::Identity;
+use crate::options::{Common, Scenario, Serving};
 use crate::plan::Plan;
 use crate::report::Report;
 use crate::run::Run;
@@ -37,6 +38,19 @@ pub(crate) async fn run(run: Arc<Run>, scenario: &Scenario) -> Result<Report, Fa
         Scenario::Crash(crash) => crash::run(run, scenario, crash).await,
         Scenario::Cluster(cluster) => cluster::run(run, scenario, cluster).await,
         Scenario::Replay(replay) => replay::run(run, scenario, replay).await,
+    }
+}
+
+/// What is known of the server that a scenario loads.
+pub(crate) async fn identity(scenario: &Scenario, common: &Common) -> Option<Identity> {
+    let started = |serving: &Serving| {
+        let (store, durability) = (serving.store.clone(), serving.durability.clone());
+        Some(Identity { version: None, store, durability })
+    };
+    match scenario {
+        Scenario::Crash(crash) => started(&crash.serving),
+        Scenario::Cluster(cluster) => started(&cluster.serving),
+        _ => Identity::ask(common.url()).await,
     }
 }
 

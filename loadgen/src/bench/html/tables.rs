@@ -204,14 +204,14 @@ pub(super) fn conditions(document: &Document) -> String {
     let mut rows = vec![
         ("command", command(document)),
         ("made", date(environment.made_unix_s)),
-        ("CPU", format!("{}, {} cores", escaped(&environment.cpu), environment.cores)),
+        ("CPU", format!("{}, {} cores", escaped(&environment.machine.cpu), environment.machine.cores)),
         (
             "virtual machine",
-            if environment.virtual_machine { "yes" } else { "not as far as the kernel tells" }.into(),
+            if environment.machine.virtual_machine { "yes" } else { "not as far as the kernel tells" }.into(),
         ),
-        ("memory", Unit::Bytes.say(environment.memory_bytes as f64)),
-        ("kernel", escaped(&environment.kernel)),
-        ("load average before", format!("{:.2}", environment.load_average)),
+        ("memory", Unit::Bytes.say(environment.machine.memory_bytes as f64)),
+        ("kernel", escaped(&environment.machine.kernel)),
+        ("load average before", format!("{:.2}", environment.machine.load_average)),
         (
             "data on",
             format!(

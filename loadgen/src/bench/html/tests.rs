@@ -224,7 +224,7 @@ fn every_figure_of_the_report_is_on_the_page() {
         "the generator, not the server, was the limit in 3 of 3 rounds",
         "111 105 changes",
         "63 digests",
-        &document.environment.kernel,
+        &document.environment.machine.kernel,
     ] {
         assert!(page.contains(&escaped(said)), "{said}");
     }
@@ -304,7 +304,7 @@ fn whatever_people_call_things_is_text() {
     let mut document = document(&[HOSTILE, "sled", "third"], workloads);
     let environment = &mut document.environment;
     environment.command = vec![HOSTILE.into()];
-    (environment.cpu, environment.kernel) = (HOSTILE.into(), HOSTILE.into());
+    (environment.machine.cpu, environment.machine.kernel) = (HOSTILE.into(), HOSTILE.into());
     let data = &mut environment.data;
     [&mut data.filesystem, &mut data.mount_options, &mut data.device]
         .into_iter()
