@@ -47,6 +47,7 @@ macro_rules! conformance_tests {
             values_are_kept_exactly
             rows_with_similar_names_are_kept_apart
             wide_rows_are_visited_until_the_visit_breaks
+            rows_grow_and_shrink
             peers_keep_their_highest_version
             old_peers_are_forgotten
             // Paging

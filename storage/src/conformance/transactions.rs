@@ -267,6 +267,28 @@ pub fn wide_rows_are_visited_until_the_visit_breaks(context: &Context) {
     }
 }
 
+/// A row that gets a cell in each transaction, loses some, and gets them again.
+pub fn rows_grow_and_shrink(context: &Context) {
+    let store = context.open();
+    let mut channel = store.open("a").expect("opened");
+    let mut cells: Vec<OwnedCell> = Vec::new();
+    for version in 1..=80 {
+        channel.begin().expect("begun");
+        let cell = text("1", &format!("c{}", version % 45), "x", version, 0);
+        let old = cells.iter().position(|known| known.cid == cell.cid).map(|at| cells.remove(at));
+        channel.put(&cell.as_cell(), old.map(|old| old.at)).expect("put");
+        cells.push(cell);
+        if version % 3 == 0 {
+            let lost = cells.remove(cells.len() / 2);
+            channel.remove(&lost.table, &lost.pk, &lost.cid, lost.at).expect("removed");
+        }
+        assert_cells(&row(&mut *channel, "todos", "1"), &cells);
+        channel.commit(head(version)).expect("committed");
+        assert_cells(&row(&mut *channel, "todos", "1"), &cells);
+    }
+    store.reader("a").expect("readable").check().expect("all is well");
+}
+
 /// For each site, tag and event by itself, listed in that order, whatever came in which order.
 pub fn peers_keep_their_highest_version(context: &Context) {
     let store = context.open();

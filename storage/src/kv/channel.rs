@@ -148,15 +148,24 @@ impl<E: Engine> ChannelStore for KvChannel<E> {
 
     fn row(&mut self, table: &str, pk: &str, visit: CellVisitor<'_>) -> Result<()> {
         self.look(|channel| {
-            let mut prefix = channel.row_prefix(table, pk)?;
-            if E::MARKS_ROWS {
-                let mark = codec::mark_key(prefix);
-                if channel.get(&mark)?.is_none() {
-                    return Ok(());
-                }
-                prefix = codec::marked_row(mark);
+            let prefix = channel.row_prefix(table, pk)?;
+            if !E::MARKS_ROWS {
+                return channel.scan(&prefix, |_, position| channel.visit(position, visit));
             }
-            channel.scan(&prefix, |_, position| channel.visit(position, visit))
+            let Some(mark) = channel.get(&codec::mark_key(prefix.clone()))? else { return Ok(()) };
+            if mark.as_ref().is_empty() {
+                return channel.scan(&prefix, |_, position| channel.visit(position, visit));
+            }
+            for cid in codec::cids(mark.as_ref()) {
+                let cid = cid.ok_or_else(|| channel.corrupt("a row's mark cannot be read"))?;
+                let key = [&prefix[..], cid.as_bytes()].concat();
+                if let Some(position) = channel.get(&key)?
+                    && channel.visit(position.as_ref(), visit)?.is_break()
+                {
+                    break;
+                }
+            }
+            Ok(())
         })
     }
 
@@ -177,9 +186,10 @@ impl<E: Engine> ChannelStore for KvChannel<E> {
         if let Some(old) = old {
             self.pending.insert(codec::position_key(id, old).to_vec(), None);
         } else if E::MARKS_ROWS {
-            let mark = codec::mark_key(self.row_prefix(cell.table, cell.pk)?);
-            if self.get(&mark)?.is_none() {
-                self.pending.insert(mark, Some(E::Bytes::from(&[][..])));
+            let mark_key = codec::mark_key(self.row_prefix(cell.table, cell.pk)?);
+            let before = self.get(&mark_key)?;
+            if let Some(mark) = codec::mark(before.as_ref().map(AsRef::as_ref), cell.cid) {
+                self.pending.insert(mark_key, Some(mark.into()));
             }
         }
         self.pending.insert(key, Some(codec::position_bytes(cell.at)[..].into()));

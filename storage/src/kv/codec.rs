@@ -10,7 +10,7 @@
 //! | `c` id `h` | the head: version, digest, cells and bytes (not in older databases) |
 //! | `c` id `p` site, tag, event | a tracked peer's version, when it was last seen |
 //! | `c` id `r` table, pk, cid | the position of the cell |
-//! | `c` id `m` table, pk | nothing: the row has cells (where the engine [marks rows](super::Engine::MARKS_ROWS)) |
+//! | `c` id `m` table, pk | the cids that the row has, or had; nothing: they are to be scanned for (where the engine [marks rows](super::Engine::MARKS_ROWS)) |
 //! | `c` id `v` version, seq | the cell |
 //!
 //! Numbers are big-endian, so that keys sort as numbers do. Every text but the last of a key has its length before it,
@@ -124,10 +124,36 @@ pub(super) fn mark_key(mut row_prefix: Vec<u8>) -> Vec<u8> {
     row_prefix
 }
 
-/// [`row_prefix`] of a [`mark_key`].
-pub(super) fn marked_row(mut mark_key: Vec<u8>) -> Vec<u8> {
-    mark_key[PREFIX_LEN - 1] = b'r';
-    mark_key
+/// A row of more cells than this is scanned for them: what lies under its mark would be written again for each.
+const MARKED_CELLS_MAX: usize = 32;
+
+/// What lies under a row's mark when it gets this cell; `None` if that is what there is. A cid is too long where
+/// [`cell_key`] has one that is not.
+pub(super) fn mark(before: Option<&[u8]>, cid: &str) -> Option<Vec<u8>> {
+    let mut mark = before.unwrap_or_default().to_vec();
+    if before.is_some_and(<[u8]>::is_empty) || cids(&mark).any(|known| known == Some(cid)) {
+        return None;
+    }
+    let is_full = cids(&mark).count() == MARKED_CELLS_MAX;
+    if is_full || push_short(&mut mark, cid).is_none() {
+        mark.clear();
+    }
+    Some(mark)
+}
+
+/// The cids in a mark; `None` for what cannot be read.
+pub(super) fn cids(mark: &[u8]) -> impl Iterator<Item = Option<&str>> {
+    let mut rest = Bytes(mark);
+    std::iter::from_fn(move || {
+        if rest.0.is_empty() {
+            return None;
+        }
+        let cid = rest.short_text();
+        if cid.is_none() {
+            rest = Bytes(&[]);
+        }
+        Some(cid)
+    })
 }
 
 /// The key under which a cell's position is found.
@@ -310,6 +336,24 @@ mod tests {
         let too_long =
             Cell { table: &name, pk: "", cid: "", val: Value::Null, col_version: 0, site_id: "", cl: 1, at };
         assert_eq!(cell_bytes(&too_long), None);
+    }
+
+    #[test]
+    fn a_mark_names_a_row_s_cells_until_they_are_too_many() {
+        let names = |mark: &[u8]| cids(mark).map(|cid| cid.map(str::to_owned)).collect::<Vec<_>>();
+        let longest = "x".repeat(255);
+        let mut all = vec![String::new(), longest];
+        let first = mark(None, &all[0]).expect("a mark");
+        let mut bytes = mark(Some(&first), &all[1]).expect("a longer one");
+        assert_eq!(mark(Some(&bytes), &all[0]), None, "it is named");
+        for n in 2..MARKED_CELLS_MAX {
+            all.push(format!("c{n}"));
+            bytes = mark(Some(&bytes), &all[n]).expect("a longer one");
+            assert_eq!(names(&bytes), all.iter().cloned().map(Some).collect::<Vec<_>>());
+        }
+        assert_eq!(names(&bytes[..bytes.len() - 1]).last(), Some(&None), "cut short");
+        assert_eq!(mark(Some(&bytes), "more"), Some(Vec::new()));
+        assert_eq!(mark(Some(&[]), "more"), None);
     }
 
     #[test]

@@ -21,8 +21,8 @@ pub(crate) trait Engine: Send + Sync + Sized + 'static {
         + for<'a> From<&'a [u8]>
         + 'static;
 
-    /// Whether it looks one key up much faster than it begins to scan. Then each row that has cells has a key of its own, and one that
-    /// has none, as most that a client inserts, is not scanned for. It is part of the format.
+    /// Whether it looks one key up much faster than it scans. Then each row has a key of its own that names its cells, and none is
+    /// scanned for. It is part of the format.
     const MARKS_ROWS: bool;
 
     /// Opens the database at `path`, and makes it, durably but for the entry of `path` itself, if there is none. One that this

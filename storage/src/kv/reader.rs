@@ -191,10 +191,17 @@ impl<E: Engine> KvReader<E> {
         {
             return Err(corrupt(&self.handle.channel, format!("no key leads to the cell at {at:?}")));
         }
-        if E::MARKS_ROWS && engine.get(&self.handle.channel, &codec::mark_key(row))?.is_none() {
+        let is_marked = |mark: E::Bytes| {
+            let mark = mark.as_ref();
+            mark.is_empty() || codec::cids(mark).any(|cid| cid == Some(cell.cid))
+        };
+        if E::MARKS_ROWS
+            && !engine.get(&self.handle.channel, &codec::mark_key(row))?.is_some_and(is_marked)
+            && engine.get(&self.handle.channel, key)?.is_some()
+        {
             return Err(corrupt(
                 &self.handle.channel,
-                format!("the row of the cell at {at:?} is not marked"),
+                format!("the mark of its row does not name the cell at {at:?}"),
             ));
         }
         Ok(())
