@@ -1,7 +1,7 @@
 //! A server as a child process: started, found by what it prints or by its port, killed.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -17,6 +17,8 @@ use crate::options::Serving;
 
 /// How often to look whether a process has ended.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
+/// How long a server that takes a connection may take to say whether it is ready.
+const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 
 /// How to start the server, and where it keeps what.
 #[derive(Debug)]
@@ -82,7 +84,7 @@ impl Launch {
 }
 
 impl Launch {
-    /// Starts the command; it is up when its port takes connections.
+    /// Starts the command; it is up when its port takes clients.
     fn spawn_command(&self, command: &str, log: File) -> Result<Server, Failed> {
         let port = free_port().map_err(|e| format!("no free port: {e}"))?;
         let data = self.data.to_string_lossy();
@@ -106,7 +108,7 @@ impl Launch {
         let (tell, url) = oneshot::channel();
         std::thread::spawn(move || {
             while !ended.load(Ordering::Acquire) && !tell.is_closed() {
-                if TcpStream::connect(("127.0.0.1", port)).is_ok() {
+                if takes_clients(port) {
                     let _ = tell.send(format!("ws://127.0.0.1:{port}/"));
                     return;
                 }
@@ -115,6 +117,20 @@ impl Launch {
         });
         Ok(Server { child, url })
     }
+}
+
+/// Whether a server answers there, and does not say that it is still starting.
+fn takes_clients(port: u16) -> bool {
+    let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)) else { return false };
+    let mut head = [0; 12];
+    let asked = stream
+        .set_read_timeout(Some(ANSWER_WITHIN))
+        .and_then(|()| {
+            stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        })
+        .and_then(|()| stream.read_exact(&mut head));
+    // Who knows no such path answers something else, or nothing.
+    asked.is_err() || !head.ends_with(b" 503")
 }
 
 /// A port that nobody listens on now.
@@ -286,6 +302,27 @@ mod tests {
         let log = std::fs::read_to_string(&launch("").log).expect("the log");
         let (said, port) = log.trim().rsplit_once(' ').expect("two words");
         assert_eq!((said, port.parse::<u16>().is_ok()), (data.to_str().expect("UTF-8"), true));
+    }
+
+    #[test]
+    fn who_says_that_it_is_starting_takes_no_clients_yet() {
+        for (answer, takes) in [
+            ("HTTP/1.1 503 Service Unavailable\r\n\r\n", false),
+            ("HTTP/1.1 200 OK\r\n\r\n", true),
+            ("HTTP/1.1 426 Upgrade Required\r\n\r\n", true),
+            ("", true),
+        ] {
+            let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
+            let port = listener.local_addr().expect("it is bound").port();
+            let server = std::thread::spawn(move || {
+                let (mut stream, _) = listener.accept().expect("a connection");
+                let _ = stream.read(&mut [0; 1024]).expect("a request");
+                stream.write_all(answer.as_bytes()).expect("an answer");
+            });
+            assert_eq!(takes_clients(port), takes, "{answer:?}");
+            server.join().expect("no panic");
+            assert!(!takes_clients(port), "nobody listens any more");
+        }
     }
 
     #[test]
