@@ -1,7 +1,7 @@
 //! Recorded traffic: what clients did and when, without anything of what they said.
 //!
 //! [`record`] is the command: a [`proxy`] whose connections are [`tap`]ped, message by message ([`heard`]); a [`scribe`]
-//! makes the lines of the [`format`] of it, by [`ids`] and [`clocks`]. [`read`] reads them again, for `scenario::replay`.
+//! makes the lines of the [`mod@format`] of it, by [`ids`] and [`clocks`]. [`read`] reads them again, for `scenario::replay`.
 
 pub(crate) mod clocks;
 pub(crate) mod format;
