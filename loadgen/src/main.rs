@@ -3,7 +3,7 @@
 //!
 //! From the command line inwards: [`options`] → [`scenario`] (one module each; `crash` and `cluster` start their servers themselves) → writers ([`writer`], [`book`]),
 //! followers ([`follower`], [`sent`]) and pulls ([`puller`]) over connections ([`conn`], [`frame`], [`target`]) →
-//! figures ([`meter`], [`process`], [`mod@run`], of which [`machine`] and server: [`identity`]) and faults ([`cells`], [`verdict`]) → [`report`]. Around it [`mod@bench`] runs
+//! figures ([`meter`], [`process`], [`mod@run`]), their [`machine`] and server ([`identity`]) and faults ([`cells`], [`verdict`]) → [`report`]. Around it [`mod@bench`] runs
 //! workloads against several servers by turns. What the changes look
 //! like, and how they are recognised when they come back, is in [`plan`] and [`scan`]. [`trace`] records what others send.
 
