@@ -8,6 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use crate::options::Serving;
 use crate::target::Target;
 
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
@@ -24,6 +25,12 @@ pub(crate) struct Identity {
 }
 
 impl Identity {
+    /// Of a server that is started so.
+    pub(crate) fn of(serving: &Serving) -> Self {
+        let (store, durability) = (serving.store.clone(), serving.durability.clone());
+        Self { version: None, store, durability }
+    }
+
     /// Asks the server at the URL.
     pub(crate) async fn ask(url: &str) -> Option<Self> {
         let target = Target::parse(url).ok()?;

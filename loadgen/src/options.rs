@@ -304,15 +304,23 @@ pub(crate) struct Serving {
     /// The server's store
     #[arg(long, default_value = "sqlite")]
     pub(crate) store: String,
+    /// The server's durability
+    #[arg(long, default_value = "full")]
+    pub(crate) durability: String,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub(crate) program: Program,
+}
+
+/// What is started, whatever its store.
+#[derive(Debug, Clone, Default, Args, Serialize)]
+pub(crate) struct Program {
     /// The server's program; by default `causeway` beside this program, else on the PATH
     #[arg(long)]
     pub(crate) server: Option<PathBuf>,
     /// The data directory; by default a temporary one, which stays only if faults are found
     #[arg(long)]
     pub(crate) data: Option<PathBuf>,
-    /// The server's durability
-    #[arg(long, default_value = "full")]
-    pub(crate) durability: String,
     /// A further argument for the server, such as --server-arg=--shards=2; may be given again
     #[arg(long = "server-arg", allow_hyphen_values = true)]
     pub(crate) server_args: Vec<String>,

@@ -142,7 +142,7 @@ impl Report {
         });
         let late = run.meter.histogram(Latency::Late);
         let late_p99_ms = (!late.is_empty()).then(|| late.value_at_quantile(0.99) as f64 / 1e6);
-        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let cores = run.machine.cores;
         let cores_used = figures.own_cpu_s / figures.seconds;
         let cores_used_by_both = cores_used + cpu_s.unwrap_or(0.0) / figures.seconds;
         Self {

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::workload::Workload;
 use crate::identity::Identity;
-use crate::options::{Scenario, Serving};
+use crate::options::{Program, Scenario, Serving};
 use crate::scenario::server::{Launch, find};
 
 /// The store that keeps nothing, and so has no durability levels.
@@ -44,6 +44,17 @@ pub(crate) struct Described {
     pub(crate) arguments: Vec<String>,
 }
 
+impl Described {
+    /// What its acks promise, in words.
+    pub(crate) fn promise_said(&self) -> String {
+        match (&self.store, &self.durability) {
+            (Some(_), Some(durability)) => format!("durability {durability}"),
+            (Some(_), None) => "no durability levels: it keeps nothing".into(),
+            (None, _) => "settings not known".into(),
+        }
+    }
+}
+
 /// Only those who promise the same can be better or worse than each other.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -58,13 +69,13 @@ pub(crate) enum Promise {
 
 impl Contender {
     /// Our server, once for each store and level; memory once.
-    pub(crate) fn of_stores(serving: &Serving, stores: &[String], levels: &[String]) -> Vec<Self> {
+    pub(crate) fn of_stores(program: &Program, stores: &[String], levels: &[String]) -> Vec<Self> {
         let one = |name: String, store: &str, level: &str| Self {
             name,
             kind: Kind::Causeway(Serving {
                 store: store.into(),
                 durability: level.into(),
-                ..serving.clone()
+                program: program.clone(),
             }),
         };
         let of_store = |store: &String| match store.as_str() {
@@ -113,22 +124,24 @@ impl Contender {
 
     /// Whether what it commits outlives its process, as far as is known.
     pub(crate) fn keeps(&self) -> bool {
-        let store = match &self.kind {
-            Kind::Causeway(serving) => &serving.store,
-            Kind::Url(_, Some(identity)) => &identity.store,
-            Kind::Command(_) | Kind::Url(_, None) => return true,
-        };
-        store != MEMORY
+        self.identity().is_none_or(|identity| identity.store != MEMORY)
+    }
+
+    /// What is known of it.
+    fn identity(&self) -> Option<Identity> {
+        match &self.kind {
+            Kind::Causeway(serving) => Some(Identity::of(serving)),
+            Kind::Command(_) => None,
+            Kind::Url(_, identity) => identity.clone(),
+        }
     }
 
     /// What it promises of an acked change.
     pub(crate) fn promise(&self) -> Promise {
-        match &self.kind {
-            _ if !self.keeps() => Promise::Nothing,
-            Kind::Causeway(Serving { durability, .. }) | Kind::Url(_, Some(Identity { durability, .. })) => {
-                Promise::Durability(durability.clone())
-            }
-            Kind::Command(_) | Kind::Url(_, None) => Promise::Unknown,
+        match self.identity() {
+            None => Promise::Unknown,
+            Some(identity) if identity.store == MEMORY => Promise::Nothing,
+            Some(identity) => Promise::Durability(identity.durability),
         }
     }
 
@@ -146,35 +159,29 @@ impl Contender {
 
     /// Asks the server itself whether it knows the store and the level, and which version it is, before anything runs.
     pub(crate) fn check(&self, scratch: &Path) -> Result<Described, String> {
+        let identity = self.identity();
         let mut described = Described {
             name: self.name.clone(),
             kind: "url",
-            store: None,
-            durability: None,
-            version: None,
+            store: identity.as_ref().map(|identity| identity.store.clone()),
+            durability: match self.promise() {
+                Promise::Durability(level) => Some(level),
+                Promise::Nothing | Promise::Unknown => None,
+            },
+            version: identity.and_then(|identity| Some(format!("causeway {}", identity.version?))),
             at: String::new(),
             arguments: Vec::new(),
         };
         match &self.kind {
-            Kind::Url(url, identity) => {
-                described.at.clone_from(url);
-                if let Some(identity) = identity {
-                    described.version =
-                        identity.version.as_ref().map(|version| format!("causeway {version}"));
-                    described.store = Some(identity.store.clone());
-                    described.durability = self.keeps().then(|| identity.durability.clone());
-                }
-            }
+            Kind::Url(url, _) => described.at.clone_from(url),
             Kind::Command(command) => (described.kind, described.at) = ("command", command.clone()),
             Kind::Causeway(serving) => {
-                let program = find(serving.server.as_deref())?;
+                let program = find(serving.program.server.as_deref())?;
                 described.version = Some(ask_version(&program)?);
                 self.ask_settings(&program, serving, scratch)?;
                 described.kind = "causeway";
-                described.store = Some(serving.store.clone());
-                described.durability = self.keeps().then(|| serving.durability.clone());
                 described.at = program.display().to_string();
-                described.arguments.clone_from(&serving.server_args);
+                described.arguments.clone_from(&serving.program.server_args);
             }
         }
         Ok(described)
@@ -185,7 +192,7 @@ impl Contender {
             .arg("check-config")
             .args(["--store", &serving.store, "--durability", &serving.durability, "--data"])
             .arg(scratch)
-            .args(&serving.server_args)
+            .args(&serving.program.server_args)
             .output()
             .map_err(|e| format!("{}: {e}", program.display()))?;
         let said =
@@ -233,19 +240,13 @@ mod tests {
 
     #[test]
     fn each_store_is_there_at_each_level_but_memory_has_none() {
-        let serving = Serving {
-            store: String::new(),
-            server: None,
-            data: None,
-            durability: String::new(),
-            server_args: vec![],
-        };
+        let program = Program::default();
         let all =
-            Contender::of_stores(&serving, &strings(&["sqlite", "memory"]), &strings(&["full", "normal"]));
+            Contender::of_stores(&program, &strings(&["sqlite", "memory"]), &strings(&["full", "normal"]));
         let names: Vec<_> = all.iter().map(|one| one.name.as_str()).collect();
         assert_eq!(names, ["sqlite/full", "sqlite/normal", "memory"]);
         assert_eq!(distinct(&all), Ok(()));
-        let twice = Contender::of_stores(&serving, &strings(&["memory", "memory"]), &[]);
+        let twice = Contender::of_stores(&program, &strings(&["memory", "memory"]), &[]);
         assert!(distinct(&twice).is_err_and(|e| e.contains("memory is there twice")));
         assert!(distinct(&[]).is_err());
     }

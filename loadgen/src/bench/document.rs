@@ -131,8 +131,7 @@ impl Outcome {
     /// Sums the rounds up.
     pub(crate) fn sum_up(&mut self) {
         for Figure { name, .. } in FIGURES {
-            let values: Vec<_> =
-                self.rounds.iter().filter_map(|round| round.figures.get(name).copied()).collect();
+            let values = self.values(name);
             // A figure that some rounds lack would be one of the others only.
             if values.len() == self.rounds.len()
                 && let Some(summary) = Summary::of(&values)
@@ -222,6 +221,12 @@ impl Loaded {
                 self.verdicts.extend(Verdict::of(figure.name, figure.more_is_better, &among, &all));
             }
         }
+    }
+
+    /// Where a contender is the best by that figure, or is not to be told from the best.
+    pub(crate) fn won(&self, figure: &str, contender: &str) -> Option<&Verdict> {
+        let is_best = |verdict: &&Verdict| verdict.best.iter().any(|best| best == contender);
+        self.verdicts.iter().filter(|verdict| verdict.figure == figure).find(is_best)
     }
 
     /// The durability levels that there are, or none is known.

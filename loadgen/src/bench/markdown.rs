@@ -87,13 +87,12 @@ fn write(out: &mut String, document: &Document) -> std::fmt::Result {
     )?;
     for contender in &document.contenders {
         let version = contender.version.as_deref().unwrap_or("version not known");
-        let durability = match (&contender.store, &contender.durability) {
-            (Some(_), Some(durability)) => format!("durability {durability}"),
-            (Some(_), None) => "no durability levels: it keeps nothing".into(),
-            (None, _) => format!("settings not known: `{}`", contender.at),
-        };
+        let mut promise = contender.promise_said();
+        if contender.store.is_none() {
+            promise += &format!(": `{}`", contender.at);
+        }
         let arguments = contender.arguments.join(" ");
-        writeln!(out, "- {}", format!("{}: {version}, {durability} {arguments}", contender.name).trim_end())?;
+        writeln!(out, "- {}", format!("{}: {version}, {promise} {arguments}", contender.name).trim_end())?;
     }
     Ok(())
 }
@@ -118,8 +117,7 @@ fn table(out: &mut String, workload: &Loaded) -> std::fmt::Result {
     writeln!(out)?;
     let mut notes = said_of(workload);
     for verdict in workload.verdicts.iter().filter(|verdict| ["rate", "p99_ms"].contains(&verdict.figure)) {
-        let among = if verdict.among.is_empty() { String::new() } else { format!(", {}", verdict.among) };
-        notes.push(format!("{}{among}: {}", verdict.figure, verdict.says));
+        notes.push(format!("{}{}: {}", verdict.figure, verdict.among_said(), verdict.says));
     }
     notes.push(verified(workload));
     notes.iter().try_for_each(|note| writeln!(out, "- {note}"))?;
@@ -147,8 +145,7 @@ fn cell(workload: &Loaded, result: &Outcome, column: &Column) -> String {
 
 /// Bold if it is best by that figure.
 pub(super) fn marked(workload: &Loaded, result: &Outcome, figure: &str, text: String) -> String {
-    let mut of_figure = workload.verdicts.iter().filter(|verdict| verdict.figure == figure);
-    match of_figure.find(|verdict| verdict.best.contains(&result.contender)) {
+    match workload.won(figure, &result.contender) {
         Some(verdict) if verdict.tie => format!("**{text} =**"),
         Some(_) => format!("**{text}**"),
         None => text,

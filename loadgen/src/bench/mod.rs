@@ -27,7 +27,7 @@ use self::round::Turn;
 use self::stats::ROUNDS_MIN;
 use self::workload::{Overrides, Workload};
 use crate::options::bench::{Compare, Loads, Run};
-use crate::options::{Common, Serving};
+use crate::options::{Common, Program, Serving};
 use crate::scenario::Failed;
 use crate::scenario::place::Place;
 
@@ -50,15 +50,8 @@ pub(crate) async fn compare(
     compare: &Compare,
     explicit: Vec<(String, String)>,
 ) -> Result<bool, Failed> {
-    let serving = Serving {
-        store: String::new(),
-        server: compare.server.clone(),
-        data: None,
-        durability: String::new(),
-        server_args: compare.server_args.clone(),
-    };
     let stores: Vec<_> = compare.stores.iter().filter(|store| !store.is_empty()).cloned().collect();
-    let mut contenders = Contender::of_stores(&serving, &stores, &compare.durability);
+    let mut contenders = Contender::of_stores(&compare.program, &stores, &compare.durability);
     contenders.extend(others(common, &compare.loads).await?);
     let all: Vec<_> = match compare.workloads.is_empty() {
         true => workload::names().map(str::to_owned).collect(),
@@ -70,7 +63,7 @@ pub(crate) async fn compare(
         rounds: compare.rounds,
         quick: compare.loads.quick,
         quiet: common.quiet,
-        data: compare.data.clone(),
+        data: compare.program.data.clone(),
     };
     let document = carry_out(&plan, None).await?;
     let out = compare.loads.out.clone().unwrap_or_else(|| "loadgen-report".into());
@@ -102,7 +95,10 @@ pub(crate) async fn run(common: &Common, run: &Run, explicit: Vec<(String, Strin
     if let Some(against) = &run.against {
         let kind = match against.contains("{port}") {
             true => Kind::Command(against.clone()),
-            false => Kind::Causeway(Serving { server: Some(against.into()), ..run.serving.clone() }),
+            false => {
+                let program = Program { server: Some(against.into()), ..run.serving.program.clone() };
+                Kind::Causeway(Serving { program, ..run.serving.clone() })
+            }
         };
         contenders.insert(1, Contender { name: "against".into(), kind });
     }
@@ -112,7 +108,7 @@ pub(crate) async fn run(common: &Common, run: &Run, explicit: Vec<(String, Strin
         rounds,
         quick: run.loads.quick,
         quiet: common.quiet,
-        data: run.serving.data.clone(),
+        data: run.serving.program.data.clone(),
     };
     for workload in &plan.workloads {
         if let Some(why) = plan.contenders.iter().find_map(|contender| contender.cannot(workload)) {

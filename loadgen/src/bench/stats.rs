@@ -89,6 +89,11 @@ pub(crate) struct Verdict {
 }
 
 impl Verdict {
+    /// Who are compared, to be put behind the figure's name; nothing if that is all.
+    pub(crate) fn among_said(&self) -> String {
+        if self.among.is_empty() { String::new() } else { format!(", {}", self.among) }
+    }
+
     /// None with fewer than two to compare.
     pub(crate) fn of(
         figure: &'static str,

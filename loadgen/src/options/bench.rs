@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::Serving;
 use super::validate::at_least_one;
+use super::{Program, Serving};
 use crate::bench::stats::ROUNDS_MIN;
 
 /// Which workloads, and how often.
@@ -79,15 +79,8 @@ pub(crate) struct Compare {
     /// Times that each workload is run against each server, by turns
     #[arg(long, default_value_t = 3)]
     pub(crate) rounds: usize,
-    /// The server's program; by default `causeway` beside this program, else on the PATH
-    #[arg(long)]
-    pub(crate) server: Option<PathBuf>,
-    /// Where to make the data directories; by default the system's temporary directory
-    #[arg(long)]
-    pub(crate) data: Option<PathBuf>,
-    /// A further argument for the server, such as --server-arg=--shards=2; may be given again
-    #[arg(long = "server-arg", allow_hyphen_values = true)]
-    pub(crate) server_args: Vec<String>,
+    #[command(flatten)]
+    pub(crate) program: Program,
 }
 
 impl Run {

@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use crate::conn::{Conn, ConnectWith};
 use crate::identity::Identity;
-use crate::options::{Common, Scenario, Serving};
+use crate::options::{Common, Scenario};
 use crate::plan::Plan;
 use crate::report::Report;
 use crate::run::Run;
@@ -43,13 +43,9 @@ pub(crate) async fn run(run: Arc<Run>, scenario: &Scenario) -> Result<Report, Fa
 
 /// What is known of the server that a scenario loads.
 pub(crate) async fn identity(scenario: &Scenario, common: &Common) -> Option<Identity> {
-    let started = |serving: &Serving| {
-        let (store, durability) = (serving.store.clone(), serving.durability.clone());
-        Some(Identity { version: None, store, durability })
-    };
     match scenario {
-        Scenario::Crash(crash) => started(&crash.serving),
-        Scenario::Cluster(cluster) => started(&cluster.serving),
+        Scenario::Crash(crash) => Some(Identity::of(&crash.serving)),
+        Scenario::Cluster(cluster) => Some(Identity::of(&cluster.serving)),
         _ => Identity::ask(common.url()).await,
     }
 }

@@ -39,8 +39,8 @@ impl Launch {
         let mut log = data.clone().into_os_string();
         log.push(".log");
         let durability = ["--durability".to_owned(), serving.durability.clone()];
-        let arguments = [&durability, &serving.server_args[..], further].concat();
-        let program = find(serving.server.as_deref())?;
+        let arguments = [&durability, &serving.program.server_args[..], further].concat();
+        let program = find(serving.program.server.as_deref())?;
         Ok(Self { program, store: serving.store.clone(), data, log: log.into(), arguments, command: None })
     }
 

@@ -149,11 +149,12 @@ impl<E: Engine> ChannelStore for KvChannel<E> {
     fn row(&mut self, table: &str, pk: &str, visit: CellVisitor<'_>) -> Result<()> {
         self.look(|channel| {
             let prefix = channel.row_prefix(table, pk)?;
-            if !E::MARKS_ROWS {
-                return channel.scan(&prefix, |_, position| channel.visit(position, visit));
-            }
-            let Some(mark) = channel.get(&codec::mark_key(prefix.clone()))? else { return Ok(()) };
-            if mark.as_ref().is_empty() {
+            let mark = match E::MARKS_ROWS {
+                true => channel.get(&codec::mark_key(prefix.clone()))?,
+                false => Some(codec::SCANNED.into()),
+            };
+            let Some(mark) = mark else { return Ok(()) };
+            if mark.as_ref() == codec::SCANNED {
                 return channel.scan(&prefix, |_, position| channel.visit(position, visit));
             }
             for cid in codec::cids(mark.as_ref()) {

@@ -124,6 +124,9 @@ pub(super) fn mark_key(mut row_prefix: Vec<u8>) -> Vec<u8> {
     row_prefix
 }
 
+/// What lies under the mark of a row that is to be scanned for its cells.
+pub(super) const SCANNED: &[u8] = &[];
+
 /// A row of more cells than this is scanned for them: what lies under its mark would be written again for each.
 const MARKED_CELLS_MAX: usize = 32;
 
@@ -131,7 +134,7 @@ const MARKED_CELLS_MAX: usize = 32;
 /// [`cell_key`] has one that is not.
 pub(super) fn mark(before: Option<&[u8]>, cid: &str) -> Option<Vec<u8>> {
     let mut mark = before.unwrap_or_default().to_vec();
-    if before.is_some_and(<[u8]>::is_empty) || cids(&mark).any(|known| known == Some(cid)) {
+    if before == Some(SCANNED) || cids(&mark).any(|known| known == Some(cid)) {
         return None;
     }
     let is_full = cids(&mark).count() == MARKED_CELLS_MAX;

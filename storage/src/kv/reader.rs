@@ -193,7 +193,7 @@ impl<E: Engine> KvReader<E> {
         }
         let is_marked = |mark: E::Bytes| {
             let mark = mark.as_ref();
-            mark.is_empty() || codec::cids(mark).any(|cid| cid == Some(cell.cid))
+            mark == codec::SCANNED || codec::cids(mark).any(|cid| cid == Some(cell.cid))
         };
         if E::MARKS_ROWS
             && !engine.get(&self.handle.channel, &codec::mark_key(row))?.is_some_and(is_marked)

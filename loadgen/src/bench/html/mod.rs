@@ -79,7 +79,7 @@ fn section(document: &Document, looks: &[Look], group: &[Loaded]) -> String {
     if first.sweep.is_none() {
         out += &workload(document, looks, first);
     } else {
-        out += &sweep(document, looks, group);
+        out += &sweep(looks, group);
         for point in group {
             out +=
                 &format!("<details>\n<summary>{}: all plots and figures</summary>\n", escaped(&point.name));
@@ -185,8 +185,7 @@ fn why_missing(result: &Outcome, figure: &str) -> String {
 
 /// Where a contender stands among those of the same durability.
 fn place(workload: &Loaded, figure: &str, contender: &str) -> &'static str {
-    let mut of_figure = workload.verdicts.iter().filter(|verdict| verdict.figure == figure);
-    match of_figure.find(|verdict| verdict.best.iter().any(|best| best == contender)) {
+    match workload.won(figure, contender) {
         Some(verdict) if verdict.tie => "tie",
         Some(_) => "best",
         None => "",
@@ -232,19 +231,10 @@ fn percent(quantile: f64) -> String {
 }
 
 /// Lines of the figures over what is swept.
-fn sweep(document: &Document, looks: &[Look], group: &[Loaded]) -> String {
+fn sweep(looks: &[Look], group: &[Loaded]) -> String {
     let mut out = String::from("<div class=\"plots\">\n");
     for of in shown() {
-        let series: Vec<(&Look, Vec<(f64, Summary)>)> = match of.name {
-            "rate" => {
-                let sweeps = document.plots.sweeps.iter().filter(|sweep| sweep.workload == name(group));
-                let points = |sweep: &super::document::Sweep| {
-                    sweep.points.iter().map(|point| (point.value, point.rate)).collect()
-                };
-                sweeps.filter_map(|sweep| Some((look(looks, &sweep.contender)?, points(sweep)))).collect()
-            }
-            name => looks.iter().map(|look| (look, swept(group, &look.name, name))).collect(),
-        };
+        let series: Vec<_> = looks.iter().map(|look| (look, swept(group, &look.name, of.name))).collect();
         out += &swept_lines(group, of, &series);
     }
     out + "</div>\n"

@@ -182,11 +182,10 @@ pub(super) fn all_figures(workload: &Loaded) -> String {
     }
     out += "</tbody>\n</table></div>\n";
     let others = workload.verdicts.iter().map(|verdict| {
-        let among = if verdict.among.is_empty() { String::new() } else { format!(", {}", verdict.among) };
         format!(
             "<li>{}{}: {}</li>\n",
             title(verdict.figure, workload),
-            escaped(&among),
+            escaped(&verdict.among_said()),
             escaped(&verdict.says)
         )
     });
@@ -255,16 +254,11 @@ pub(super) fn conditions(document: &Document) -> String {
 }
 
 fn described(contender: &Described) -> String {
-    let Described { name, kind, store, durability, version, at, arguments } = contender;
-    let durability = match (store, durability) {
-        (Some(_), Some(durability)) => format!("durability {durability}"),
-        (Some(_), None) => "no durability levels: it keeps nothing".into(),
-        (None, _) => "settings not known".into(),
-    };
+    let Described { name, kind, version, at, arguments, .. } = contender;
     let version = version.as_deref().unwrap_or("version not known");
-    let [name, version, durability, at] = [name, version, &durability, at].map(escaped);
+    let [name, version, promise, at] = [name, version, &contender.promise_said(), at].map(escaped);
     let arguments: String = arguments.iter().map(|argument| format!(" {}", escaped(argument))).collect();
-    format!("<li><b>{name}</b>: {version}, {durability}, {kind} <code>{at}{arguments}</code></li>\n")
+    format!("<li><b>{name}</b>: {version}, {promise}, {kind} <code>{at}{arguments}</code></li>\n")
 }
 
 fn command(document: &Document) -> String {

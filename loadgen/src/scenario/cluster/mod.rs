@@ -35,7 +35,7 @@ use crate::run::{Progress, Run, measure};
 use crate::writer::Pace;
 
 pub(super) async fn run(run: Arc<Run>, scenario: &Scenario, cluster: &Cluster) -> Result<Report, Failed> {
-    let place = Place::new(cluster.serving.data.as_deref(), "cluster")?;
+    let place = Place::new(cluster.serving.program.data.as_deref(), "cluster")?;
     let kinds = fault::kinds(cluster);
     let settings = nodes::settings(cluster, !kinds.is_empty());
     let kept = format!("the data and the logs are kept in {}", place.data.display());

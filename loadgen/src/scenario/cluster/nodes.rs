@@ -59,7 +59,8 @@ pub(super) struct Nodes {
 
 /// The settings that the scenario gives every node, but for those that are given by hand.
 pub(super) fn settings(cluster: &Cluster, with_faults: bool) -> Vec<String> {
-    let by_hand = |name: &str| cluster.serving.server_args.iter().any(|given| given.starts_with(name));
+    let by_hand =
+        |name: &str| cluster.serving.program.server_args.iter().any(|given| given.starts_with(name));
     let short = FOR_FAULTS.iter().filter(|(name, _)| with_faults && !by_hand(name));
     let no_repair = cluster.no_repair.then_some(("--cluster-repairs", "0"));
     short.copied().chain(no_repair).map(|(name, value)| format!("{name}={value}")).collect()

@@ -44,7 +44,7 @@ const READERS: [Kind; 3] = [Kind::Follower, Kind::Hanging, Kind::Pulling];
 const FOREVER: Duration = Duration::from_secs(365 * 86_400);
 
 pub(super) async fn run(run: Arc<Run>, scenario: &Scenario, crash: &Crash) -> Result<Report, Failed> {
-    let place = Place::new(crash.serving.data.as_deref(), "crash")?;
+    let place = Place::new(crash.serving.program.data.as_deref(), "crash")?;
     let launch = Launch::new(&crash.serving, place.data.clone(), &[])?;
     run.meter.set_window(Duration::ZERO, FOREVER);
     let rates = [
