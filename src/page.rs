@@ -23,6 +23,7 @@ pub struct PageLimits {
 /// restored or wiped. May block on the disk.
 pub fn read_page(
     reader: &mut dyn ChannelReader,
+    channel: &str,
     start: PageStart,
     limits: PageLimits,
 ) -> Result<(PageEncoder, PageEnd), StoreError> {
@@ -43,7 +44,14 @@ pub fn read_page(
         .version;
     if start.from.version > version {
         let beginning = PageStart { from: Position::default(), complete: 0, ..start };
-        return read_page(reader, beginning, limits);
+        return read_page(reader, channel, beginning, limits);
+    }
+    // The next page would begin anew, and so without end.
+    if full && end.next.version > version {
+        return Err(StoreError::Corrupt {
+            channel: channel.into(),
+            detail: format!("it is at version {version}, and has a cell at {:?}", end.next),
+        });
     }
     end.tail = (!full).then_some(version);
     Ok((page, end))
@@ -83,7 +91,7 @@ impl Readers {
         start: PageStart,
         limits: PageLimits,
     ) -> Result<(PageEncoder, PageEnd), StoreError> {
-        match self.with(channel, |reader| read_page(reader, start, limits)) {
+        match self.with(channel, |reader| read_page(reader, channel, start, limits)) {
             // Nobody has sent it anything yet. If somebody does now, the cursor finds that out.
             Err(StoreError::Missing { .. }) if !start.has_versions => {
                 let end = PageEnd { next: Position::default(), complete: 0, tail: Some(0) };

@@ -93,6 +93,34 @@ fn a_page_in_the_middle_of_a_file_is_damaged() {
 }
 
 #[test]
+fn a_version_below_its_cells_ends_a_pull() {
+    let temp = tempfile::tempdir().unwrap();
+    let data = temp.path().join("data");
+    let server = Server::at(&data, "sqlite", &[]);
+    fill(&mut server.connect("hurt"));
+    server.stop();
+    let file = rusqlite::Connection::open(data.join("hurt.db")).unwrap();
+    assert_eq!(file.execute("UPDATE crdt_db_version SET version = 1", []).unwrap(), 1);
+    drop(file);
+    let server = Server::at(&data, "sqlite", &[("page-max-changes", "30")]);
+    let mut puller = server.connect("hurt");
+    puller.send_json(&pull(0));
+    let mut pages = 0;
+    let error = loop {
+        let message = puller.recv_json();
+        if message["type"] != "update" {
+            break message;
+        }
+        pages += 1;
+        assert!(pages < 10, "the pages have no end");
+    };
+    assert_eq!(error["code"], "storage", "{error}");
+    puller.expect_close(1013);
+    let log = server.stop_and_log();
+    assert!(log.contains(r#"channel "hurt" is corrupt"#), "{log}");
+}
+
+#[test]
 fn what_a_store_of_keys_has_of_a_channel_is_damaged() {
     let mut stores = Vec::new();
     for backend in BACKENDS {

@@ -80,7 +80,7 @@ pub fn page(
         let is_ours = site_id == *pull.site_id && asked <= reader.head()?.version;
         let (after, from) = if is_ours { (pull.after, pull.complete) } else { (Position::default(), 0) };
         let start = PageStart { from: after, complete: from, has_versions: true };
-        let (page, end) = read_page(reader, start, limits)?;
+        let (page, end) = read_page(reader, &pull.channel, start, limits)?;
         let facts = PageFacts {
             from,
             complete: end.tail.unwrap_or(end.complete),

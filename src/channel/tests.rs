@@ -92,7 +92,7 @@ impl House {
             if let Some(start) = taken.read_page {
                 let mut reader = self.store.reader("c").unwrap();
                 let limits = PageLimits { max_bytes: 1 << 20, max_changes: 3 };
-                let (page, end) = read_page(reader.as_mut(), start, limits).unwrap();
+                let (page, end) = read_page(reader.as_mut(), "c", start, limits).unwrap();
                 outbox.page(end, |version, more| page.finish(&self.encoder, version, more));
             } else if taken.slabs.is_empty() {
                 return messages(&bytes);

@@ -89,7 +89,7 @@ struct Page {
 
 impl Page {
     fn read(store: &dyn ChangeStore, start: PageStart, limits: PageLimits) -> Self {
-        let (page, end) = read_page(store.reader("c").unwrap().as_mut(), start, limits).unwrap();
+        let (page, end) = read_page(store.reader("c").unwrap().as_mut(), "c", start, limits).unwrap();
         // As the outbox has it.
         let version = end.tail.unwrap_or(end.complete);
         let more = end.tail.is_none();
