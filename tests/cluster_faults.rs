@@ -96,7 +96,7 @@ fn whatever_fails_all_nodes_end_with_everything_that_was_acked(store: &'static s
                     *redis = Some(Redis::on(port));
                 }
                 _ => {
-                    redis.as_ref().unwrap().signal("STOP");
+                    redis.as_ref().unwrap().freeze();
                     pause(&mut random);
                     pause(&mut random);
                     redis.as_ref().unwrap().signal("CONT");

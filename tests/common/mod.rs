@@ -30,7 +30,7 @@ pub use frame::{
 pub use http::{HANDSHAKE_HEADERS, Response, encode, exchange, upgrade_request, upgrade_request_with};
 pub use place::{Place, lines};
 pub use replica::{Numbers, Replica, Row};
-pub use server::{Finished, Server, run, signal};
+pub use server::{Finished, Server, freeze, run, signal};
 pub use stream::Stream;
 
 /// How long a test waits for what must come. Nothing is asserted about being quicker.

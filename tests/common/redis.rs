@@ -2,7 +2,7 @@
 
 use super::PATIENCE;
 use super::place::Place;
-use super::server::{Server, signal};
+use super::server::{Server, freeze, signal};
 use serde_json::{Value, json};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
@@ -57,6 +57,11 @@ impl Redis {
     /// Sends a signal by its short name.
     pub fn signal(&self, name: &str) {
         signal(self.child.id(), name);
+    }
+
+    /// Stops the process until it gets `CONT`.
+    pub fn freeze(&self) {
+        freeze(self.child.id());
     }
 
     /// `kill -9`.

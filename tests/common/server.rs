@@ -227,6 +227,11 @@ impl Server {
         signal(self.child.id(), name);
     }
 
+    /// Stops the process until it gets `CONT`.
+    pub fn freeze(&self) {
+        freeze(self.child.id());
+    }
+
     /// From now on no file may grow beyond that; `None` lifts the limit.
     pub fn limit_files(&self, max_bytes: Option<u64>) {
         let max = max_bytes.map_or_else(|| "unlimited".to_owned(), |max| max.to_string());
@@ -309,6 +314,16 @@ impl Server {
         text.lines().filter(|line| line.starts_with(prefix)).map(str::to_owned).collect()
     }
 
+    /// Waits until that line, label and value included, is among the metrics.
+    #[track_caller]
+    pub fn wait_for_metric_line(&self, line: &str) {
+        let deadline = Instant::now() + PATIENCE;
+        while !self.http_get("/metrics").text().lines().any(|other| other == line) {
+            assert!(Instant::now() < deadline, "no {line}: {}", self.http_get("/metrics").text());
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     /// A handshake that is answered 503, code `storage`.
     #[track_caller]
     pub fn expect_unavailable(&self, channel: &str) {
@@ -341,6 +356,24 @@ pub struct Finished {
 pub fn signal(process: u32, name: &str) {
     let kill = Command::new("kill").arg(format!("-{name}")).arg(process.to_string()).status();
     assert!(kill.unwrap().success(), "kill -{name}");
+}
+
+/// Stops a process, and waits until all its threads stand still, where the system tells it: on a busy machine some run on
+/// after the signal.
+pub fn freeze(process: u32) {
+    signal(process, "STOP");
+    let deadline = Instant::now() + PATIENCE;
+    while !stands_still(process) {
+        assert!(Instant::now() < deadline, "{process} runs on");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn stands_still(process: u32) -> bool {
+    let Ok(threads) = std::fs::read_dir(format!("/proc/{process}/task")) else { return true };
+    let states = threads.map(|thread| std::fs::read_to_string(thread.unwrap().path().join("stat")));
+    // A thread may have ended since; its name, which ends with the last parenthesis, is before its state.
+    states.flatten().all(|stat| stat.rsplit(')').next().unwrap().trim_start().starts_with('T'))
 }
 
 /// Runs the binary until it ends by itself.
