@@ -160,6 +160,33 @@ fn the_views_answer_what_an_operator_asks() {
 
 /// A crash after the file was removed leaves its log, which is not taken for that of a channel made anew.
 #[test]
+fn a_file_is_made_whole_whatever_a_crash_has_left_of_it() {
+    let dir = tempfile::tempdir().expect("a directory to test in");
+    let path = dir.path().join("a.db");
+    let store = open(dir.path());
+    // What this version leaves, and what the one before did: a file in which nothing is yet.
+    fs::write(dir.path().join("a.new"), [1; 100_000]).expect("written");
+    rusqlite::Connection::open(&path)
+        .expect("a database")
+        .execute_batch("PRAGMA journal_mode = WAL")
+        .expect("set");
+    assert!(fs::metadata(&path).expect("there").len() > 0);
+    assert_eq!(store.channels().expect("listed").names, Vec::<String>::new());
+    assert!(store.open_existing("a").expect("read").is_none() && store.reader("a").is_err());
+    store.create("a", "A").expect("created");
+    let mut files: Vec<_> =
+        fs::read_dir(dir.path()).expect("read").map(|e| e.expect("read").file_name()).collect();
+    files.sort();
+    assert_eq!(files, ["a.db", "causeway.lock"]);
+    let conn = rusqlite::Connection::open(&path).expect("a database");
+    let pragma = |name| conn.pragma_query_value(None, name, |row| row.get::<_, String>(0)).expect("read");
+    assert_eq!((&*pragma("journal_mode"), &*pragma("integrity_check")), ("wal", "ok"));
+    assert_eq!(store.open("a").expect("opened").site_id(), "A");
+    fill(&*store, "a");
+    verify("a", &mut *store.reader("a").expect("readable")).expect("whole");
+}
+
+#[test]
 fn the_log_of_a_removed_file_comes_back_in_no_other() {
     let dir = tempfile::tempdir().expect("a directory to test in");
     let path = dir.path().join("a.db");

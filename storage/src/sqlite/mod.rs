@@ -1,6 +1,7 @@
 //! The SQLite backend: one file a channel, in WAL mode, pleasant to read with the `sqlite3` shell.
 
 mod channel;
+mod make;
 mod open;
 mod reader;
 mod seen;
@@ -90,8 +91,8 @@ impl ChangeStore for SqliteStore {
             };
             match names::of_file_stem(stem) {
                 Some(name) if is_surely_made(&path) => listing.names.push(name),
-                // Only the file can tell: its name, if that is not in the file's, and whether it is a channel. A crash
-                // while it was being made leaves a file that is none.
+                // Only the file can tell: its name, if that is not in the file's, and whether it is a channel. One that an
+                // older Causeway was making when it was killed is none.
                 name => match (open::channel_of(&path), name) {
                     (Ok(found), _) => listing.names.extend(found),
                     // Whoever reads it is told what is wrong.
@@ -105,13 +106,13 @@ impl ChangeStore for SqliteStore {
 
     fn remove(&self, channel: &str) -> Result<bool> {
         let path = self.path(channel)?;
-        // The file first: without its log it would be an older state of the channel. A log without its file is nothing:
-        // SQLite removes one that it finds beside a file made anew. Readers keep the files that they have open.
+        // The file first: without its log it would be an older state of the channel. A log without its file is nothing, and
+        // whoever makes the file anew removes it. Readers keep the files that they have open.
         let remove = || {
             let removed = remove_if_there(&path)?;
             let dir = File::open(&self.options.dir)?;
             dir.sync_all()?;
-            for ending in ["db-wal", "db-shm"] {
+            for ending in make::BESIDE.into_iter().chain([make::UNFINISHED]) {
                 remove_if_there(&path.with_extension(ending))?;
             }
             Ok(removed)

@@ -1,20 +1,15 @@
-//! Opening a channel's file: pragmas, the schema of a new one, the checks of an old one.
+//! Opening a channel's file: pragmas, and the checks of what is there.
 
 use std::path::Path;
 
 use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 
 use super::error;
+use super::make::{self, APPLICATION_ID, SCHEMA_VERSION, VIEWS};
 use crate::backend::{Durability, StoreOptions};
 use crate::digest::Digest;
 use crate::error::{Result, StoreError};
 use crate::store::{Head, Size};
-
-/// `PRAGMA application_id` of a channel's file: "CWAY".
-const APPLICATION_ID: i64 = 0x4357_4159;
-
-/// `PRAGMA user_version`: the version of the schema.
-const SCHEMA_VERSION: i64 = 4;
 
 /// The version that does not know its size, and the one before, which has no views either. Such a file can be read, and gets
 /// what it lacks when it is opened for writing.
@@ -49,17 +44,14 @@ pub(super) fn writer(
     make: bool,
 ) -> Result<Option<Opened>> {
     let failed = |e| error(channel, "opening its file", e);
-    if !make && !is_there(path)? {
-        return Ok(None);
-    }
-    let more = if make { OpenFlags::SQLITE_OPEN_CREATE } else { OpenFlags::empty() };
-    let mut conn = connect(path, more, options).map_err(failed)?;
-    if is_empty(&conn).map_err(failed)? {
-        if !make {
-            return Ok(None);
+    let mut conn = match existing(path, channel, options)? {
+        Some(conn) => conn,
+        None if make => {
+            make::file(path, channel, &crate::store::new_site_id(), options.durability)?;
+            connect(path, options).map_err(failed)?
         }
-        fill(&mut conn, channel, &crate::store::new_site_id()).map_err(failed)?;
-    }
+        None => return Ok(None),
+    };
     let version = check(&conn, channel)?;
     if version < SCHEMA_VERSION {
         upgrade(&mut conn, version).map_err(|e| error(channel, "bringing its file up to date", e))?;
@@ -70,12 +62,20 @@ pub(super) fn writer(
 
 /// Makes the channel's file.
 pub(super) fn create(path: &Path, channel: &str, site_id: &str, options: &StoreOptions) -> Result<()> {
-    let failed = |e| error(channel, "making its file", e);
-    let mut conn = connect(path, OpenFlags::SQLITE_OPEN_CREATE, options).map_err(failed)?;
-    if !is_empty(&conn).map_err(failed)? {
-        return Err(StoreError::Exists { channel: channel.into() });
+    match existing(path, channel, options)? {
+        Some(_) => Err(StoreError::Exists { channel: channel.into() }),
+        None => make::file(path, channel, site_id, options.durability),
     }
-    fill(&mut conn, channel, site_id).map_err(failed)
+}
+
+/// A connection to the file, if there is one that holds anything.
+fn existing(path: &Path, channel: &str, options: &StoreOptions) -> Result<Option<Connection>> {
+    let failed = |e| error(channel, "opening its file", e);
+    if !is_there(path)? {
+        return Ok(None);
+    }
+    let conn = connect(path, options).map_err(failed)?;
+    Ok(if is_empty(&conn).map_err(failed)? { None } else { Some(conn) })
 }
 
 fn is_there(path: &Path) -> Result<bool> {
@@ -85,16 +85,12 @@ fn is_there(path: &Path) -> Result<bool> {
 /// Opens the channel's file for reading only; `false` if it does not know its size.
 pub(super) fn reader(path: &Path, channel: &str, options: &StoreOptions) -> Result<(Connection, bool)> {
     let failed = |e| error(channel, "opening its file for reading", e);
-    if !is_there(path)? {
-        return Err(StoreError::Missing { channel: channel.into() });
-    }
     // A read-only handle cannot open a file in WAL mode that nobody else has open, so this one just promises.
-    let conn = connect(path, OpenFlags::empty(), options).map_err(failed)?;
+    let Some(conn) = existing(path, channel, options)? else {
+        return Err(StoreError::Missing { channel: channel.into() });
+    };
     conn.pragma_update(None, "cache_size", READER_CACHE_PAGES).map_err(failed)?;
     conn.pragma_update(None, "query_only", true).map_err(failed)?;
-    if is_empty(&conn).map_err(failed)? {
-        return Err(StoreError::Missing { channel: channel.into() });
-    }
     let sized = check(&conn, channel)? == SCHEMA_VERSION;
     Ok((conn, sized))
 }
@@ -148,8 +144,8 @@ fn flags() -> OpenFlags {
     OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX
 }
 
-fn connect(path: &Path, more: OpenFlags, options: &StoreOptions) -> rusqlite::Result<Connection> {
-    let conn = Connection::open_with_flags(path, flags() | more)?;
+fn connect(path: &Path, options: &StoreOptions) -> rusqlite::Result<Connection> {
+    let conn = Connection::open_with_flags(path, flags())?;
     conn.busy_timeout(BUSY_TIMEOUT)?;
     // The same rows change about as many pages of the tables as of the cells.
     let shares = if options.schema.is_some() { 2 } else { 1 };
@@ -173,22 +169,6 @@ fn connect(path: &Path, more: OpenFlags, options: &StoreOptions) -> rusqlite::Re
 fn is_empty(conn: &Connection) -> rusqlite::Result<bool> {
     conn.query_row("SELECT count(*) = 0 FROM sqlite_schema", [], |row| row.get(0))
 }
-
-fn fill(conn: &mut Connection, channel: &str, site_id: &str) -> rusqlite::Result<()> {
-    conn.pragma_update(None, "journal_mode", "WAL")?;
-    let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    tx.execute_batch(include_str!("schema.sql"))?;
-    tx.execute_batch(VIEWS)?;
-    tx.pragma_update(None, "application_id", APPLICATION_ID)?;
-    tx.pragma_update(None, "user_version", SCHEMA_VERSION)?;
-    tx.execute("INSERT INTO crdt_site_id VALUES (?)", [site_id])?;
-    tx.execute("INSERT INTO crdt_db_version VALUES (0)", [])?;
-    let state = "INSERT INTO causeway_state (channel, digest) VALUES (?, ?)";
-    tx.execute(state, (channel, Digest::default().to_string()))?;
-    tx.commit()
-}
-
-const VIEWS: &str = include_str!("views.sql");
 
 /// Brings a file from an older version to [`SCHEMA_VERSION`].
 fn upgrade(conn: &mut Connection, version: i64) -> rusqlite::Result<()> {
