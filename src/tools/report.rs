@@ -17,6 +17,8 @@ pub(super) struct Report {
     /// Whether the command ends with what it came to.
     counts: bool,
     ended: bool,
+    /// Whether anything was printed.
+    told: bool,
     now_s: u64,
     /// What the last line was, so that a table's head comes once.
     last: &'static str,
@@ -26,7 +28,8 @@ pub(super) struct Report {
 impl Report {
     pub(super) fn new(json: bool) -> Self {
         let now_s = unix_time_s();
-        Report { json, good: 0, bad: 0, counts: false, ended: false, now_s, last: "", columns: Vec::new() }
+        let (last, columns) = ("", Vec::new());
+        Report { json, good: 0, bad: 0, counts: false, ended: false, told: false, now_s, last, columns }
     }
 
     pub(super) fn tell(&mut self, line: Line) {
@@ -44,6 +47,7 @@ impl Report {
             _ => {}
         }
         if !text.is_empty() {
+            self.told = true;
             // Nobody may be reading any more; what there is to do is done all the same.
             let _ = writeln!(std::io::stdout(), "{text}");
         }
@@ -56,6 +60,8 @@ impl Report {
         if !self.json && (self.counts || self.bad > 0) {
             let problems = if self.bad == 1 { "problem" } else { "problems" };
             let _ = writeln!(std::io::stdout(), "{} ok, {} {problems}", self.good, self.bad);
+        } else if !self.told {
+            let _ = writeln!(std::io::stdout(), "there are no channels");
         }
         Ok(self.bad == 0)
     }

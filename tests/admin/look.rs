@@ -15,6 +15,10 @@ on_durable_stores!(
 fn every_channel_is_listed(store: &'static str) {
     let place = Place::new(store);
     let server = place.serve();
+    for command in ["channels", "verify"] {
+        assert_eq!(place.people(&[command]), ["there are no channels"]);
+        assert_eq!(place.json(&[command]), Vec::<Value>::new());
+    }
     let names = ["b/ü", "a", "\u{202e}c d"];
     let mut clients: Vec<Client> = names.map(|name| server.connect(name)).into();
     clients.push(server.connect("a"));

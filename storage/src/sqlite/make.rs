@@ -1,5 +1,5 @@
 //! Making a channel's file: all of it at once, under another name until it is on the disk, so that a crash leaves no half of
-//! one. SQLite by itself would make it in steps, and sync nine times instead of three.
+//! one. SQLite by itself would make it in steps, and sync nine times instead of two.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
