@@ -54,11 +54,11 @@ fn write(out: &mut String, document: &Document) -> std::fmt::Result {
     }
     writeln!(
         out,
-        "Medians of {} rounds by turns, with their spreads (least to most, or from 4 rounds on the quartiles). **Bold**: the best \
+        "Medians of {}, with their spreads (least to most, or from 4 rounds on the quartiles). **Bold**: the best \
          of those with the same durability; **bold =**: not to be told from the best, as the spreads overlap. What keeps nothing \
          is a yardstick, and who lost something is out: they are not ranked. –: not measured, below each table why. Written: what \
          the server caused to be sent to the storage layer, in whole pages.\n",
-        document.rounds
+        rounds(document)
     )?;
     if let Some(cores) = others_cores(document) {
         writeln!(
@@ -95,6 +95,14 @@ fn write(out: &mut String, document: &Document) -> std::fmt::Result {
         writeln!(out, "- {}", format!("{}: {version}, {promise} {arguments}", contender.name).trim_end())?;
     }
     Ok(())
+}
+
+/// How often each server was loaded.
+pub(super) fn rounds(document: &Document) -> String {
+    match document.rounds {
+        1 => "one round".into(),
+        rounds => format!("{rounds} rounds by turns"),
+    }
 }
 
 /// What others used in the median round, if it is worth a word.

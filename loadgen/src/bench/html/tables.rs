@@ -25,9 +25,9 @@ const COMPARED: [(&str, &str); 4] = [
 pub(super) fn head(document: &Document, looks: &[Look]) -> String {
     let (class, passed) = if document.passed { ("", "passed") } else { ("bad", "FAILED") };
     let mut out = format!(
-        "<header>\n<h1>Load test: <span class=\"{class}\">{passed}</span></h1>\n<p class=\"soft\">{}, {} rounds by turns. {}</p>\n",
+        "<header>\n<h1>Load test: <span class=\"{class}\">{passed}</span></h1>\n<p class=\"soft\">{}, {}. {}</p>\n",
         date(document.environment.made_unix_s),
-        document.rounds,
+        markdown::rounds(document),
         command(document)
     );
     if document.quick {
