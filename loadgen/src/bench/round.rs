@@ -128,15 +128,15 @@ async fn after(
     let mut left = Left::default();
     let data = host.launch.data.clone();
     host.stop().await?;
-    left.written_bytes = host.written_bytes();
-    if left.written_bytes.is_none() {
-        missing.insert("written_bytes_per_change", "the kernel does not tell what processes write".into());
-    }
     if !contender.keeps() {
-        for name in ["disk_bytes_per_change", "disk_bytes", "reopen_ms"] {
+        for name in ["written_bytes_per_change", "disk_bytes_per_change", "disk_bytes", "reopen_ms"] {
             missing.insert(name, "the memory store keeps nothing".into());
         }
         return Ok(left);
+    }
+    left.written_bytes = host.written_bytes();
+    if left.written_bytes.is_none() {
+        missing.insert("written_bytes_per_change", "the kernel does not tell what processes write".into());
     }
     left.disk_bytes = Some(allocated(&data).map_err(|e| format!("{}: {e}", data.display()))?);
     let up = host.start().await.map_err(|e| format!("on what it has left: {e}"))?;

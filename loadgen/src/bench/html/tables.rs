@@ -261,8 +261,14 @@ fn described(contender: &Described) -> String {
     format!("<li><b>{name}</b>: {version}, {promise}, {kind} <code>{at}{arguments}</code></li>\n")
 }
 
+/// The command as a shell takes it.
 fn command(document: &Document) -> String {
-    let words: Vec<_> = document.environment.command.iter().map(|word| escaped(word)).collect();
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./,:=%+@".contains(c);
+    let quoted = |word: &String| match !word.is_empty() && word.chars().all(is_plain) {
+        true => escaped(word),
+        false => escaped(&format!("'{}'", word.replace('\'', r"'\''"))),
+    };
+    let words: Vec<_> = document.environment.command.iter().map(quoted).collect();
     format!("<code>causeway-loadgen {}</code>", words.join(" "))
 }
 

@@ -320,3 +320,13 @@ fn whatever_people_call_things_is_text() {
     let page = good_page(&document);
     assert!(page.matches("&lt;script&gt;").count() > 30);
 }
+
+#[test]
+fn the_command_can_be_run_as_it_is_shown() {
+    let mut document =
+        document(&["sqlite"], vec![loaded("single", None, vec![outcome("sqlite", full(), Vec::new())])]);
+    let words = ["compare", "--server-cmd", "it's=node a.mjs --port {port}", "--assert", "lost=0", ""];
+    document.environment.command = words.map(str::to_owned).to_vec();
+    let shown = r"compare --server-cmd 'it'\''s=node a.mjs --port {port}' --assert lost=0 ''";
+    assert!(good_page(&document).contains(&escaped(shown)));
+}
