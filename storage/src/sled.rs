@@ -51,7 +51,13 @@ impl Engine for Sled {
                 Durability::Full | Durability::Normal => FLUSH_EVERY_MS,
                 Durability::Off => LAZY_FLUSH_EVERY_MS,
             }));
-        let db = open_patiently(&config)?;
+        let db = match open_patiently(&config) {
+            Err(e @ ::sled::Error::Corruption { .. }) => match remove_unfinished_snapshots(path)? {
+                true => open_patiently(&config)?,
+                false => return Err(e.into()),
+            },
+            opened => opened?,
+        };
         let log = File::open(path.join("db"))?;
         Ok(Sled { db, log, blobs: path.join("blobs"), synced_blobs: Mutex::default() })
     }
@@ -140,6 +146,24 @@ fn open_patiently(config: &Config) -> ::sled::Result<Db> {
     }
 }
 
+/// Removes the snapshots that were being written when the process was killed, while the database was opened; gives whether there
+/// were any. sled takes them for finished ones, and then for corrupt; without them it reads the one before, or the whole log.
+fn remove_unfinished_snapshots(path: &Path) -> io::Result<bool> {
+    let mut removed = false;
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        if entry
+            .file_name()
+            .to_str()
+            .is_some_and(|name| name.starts_with("snap.") && name.ends_with(".generating"))
+        {
+            fs::remove_file(entry.path())?;
+            removed = true;
+        }
+    }
+    Ok(removed)
+}
+
 impl From<::sled::Error> for Failure {
     fn from(e: ::sled::Error) -> Self {
         match e {
@@ -147,5 +171,45 @@ impl From<::sled::Error> for Failure {
             ::sled::Error::Io(e) => Failure::Io(e),
             e => Failure::Other(e.to_string()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::store::ChangeStore;
+
+    /// What a kill leaves while the database is opened.
+    #[test]
+    fn a_snapshot_that_was_being_written_is_no_corruption() {
+        let dir = tempfile::tempdir().expect("a directory to test in");
+        let open = || -> Arc<dyn ChangeStore> {
+            (BACKEND.open)(&StoreOptions::new(dir.path())).expect("it opens on what it left")
+        };
+        open().create("a", "A").expect("created");
+        // Reads the log, and writes a snapshot of it.
+        drop(open());
+        let database = dir.path().join("sled");
+        let named = |name: &str| name.starts_with("snap.");
+        let names = fs::read_dir(&database).expect("there").map(|entry| entry.expect("read").file_name());
+        let name =
+            names.filter_map(|name| name.into_string().ok()).find(|name| named(name)).expect("a snapshot");
+        let snapshot = fs::read(database.join(&name)).expect("read");
+        for (name, written) in [
+            (name.as_str(), snapshot.len() - 1),
+            ("snap.FFFFFFFFFFFFFFF0", 0),
+            ("snap.FFFFFFFFFFFFFFF0", 13),
+            ("snap.FFFFFFFFFFFFFFF0", snapshot.len() - 1),
+        ] {
+            let unfinished = database.join(format!("{name}.generating"));
+            fs::write(&unfinished, &snapshot[..written]).expect("written");
+            assert_eq!(open().channels().expect("listed").names, ["a"], "{name} of {written} bytes");
+            assert!(!unfinished.exists());
+        }
+        // What it has finished is another matter.
+        fs::write(database.join("snap.FFFFFFFFFFFFFFF0"), []).expect("written");
+        assert!((BACKEND.open)(&StoreOptions::new(dir.path())).is_err());
     }
 }
