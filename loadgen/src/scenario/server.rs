@@ -1,7 +1,7 @@
 //! A server as a child process: started, found by what it prints or by its port, killed.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -79,7 +79,7 @@ impl Launch {
             .stderr(log)
             .spawn()
             .map_err(|e| format!("{}: {e}", self.program.display()))?;
-        Ok(watch(child))
+        Ok(watch(child, self.log.clone()))
     }
 }
 
@@ -115,7 +115,7 @@ impl Launch {
                 std::thread::sleep(LOOK_EVERY);
             }
         });
-        Ok(Server { child, url })
+        Ok(Server { child, url, log: self.log.clone() })
     }
 }
 
@@ -139,7 +139,7 @@ fn free_port() -> std::io::Result<u16> {
 }
 
 /// Reads what the child prints.
-fn watch(mut child: Child) -> Server {
+fn watch(mut child: Child, log: PathBuf) -> Server {
     let stdout = BufReader::new(child.stdout.take().expect("it is piped"));
     let (tell, url) = oneshot::channel();
     // Read to its end, so that the server never waits for a reader.
@@ -153,7 +153,7 @@ fn watch(mut child: Child) -> Server {
             }
         }
     });
-    Server { child, url }
+    Server { child, url, log }
 }
 
 /// A started server, killed when it is dropped.
@@ -161,6 +161,7 @@ fn watch(mut child: Child) -> Server {
 pub(crate) struct Server {
     child: Child,
     url: oneshot::Receiver<String>,
+    log: PathBuf,
 }
 
 impl Server {
@@ -169,10 +170,28 @@ impl Server {
         match tokio::time::timeout(limit, &mut self.url).await {
             Ok(Ok(url)) => Ok(url),
             Ok(Err(_)) => match self.ended(limit).await {
-                Some(status) => Err(format!("the server did not come up: {status}")),
+                Some(status) => Err(format!("the server did not come up: {status}; {}", self.last_word())),
                 None => Err("the server did not come up: it closed its stdout".into()),
             },
             Err(_) => Err(format!("the server did not come up within {} s", limit.as_secs_f64())),
+        }
+    }
+
+    /// The last line of its log, which is mostly why it ended.
+    fn last_word(&self) -> String {
+        const AT_MOST_BYTES: i64 = 4096;
+        let tail = || {
+            let mut log = File::open(&self.log)?;
+            let mut tail = Vec::new();
+            if log.seek(SeekFrom::End(-AT_MOST_BYTES)).is_err() {
+                log.rewind()?;
+            }
+            log.read_to_end(&mut tail).map(|_| tail)
+        };
+        let tail = tail().unwrap_or_default();
+        match String::from_utf8_lossy(&tail).lines().rev().find(|line| !line.trim().is_empty()) {
+            Some(line) => format!("its log ends: {line}"),
+            None => "its log is empty".into(),
         }
     }
 
@@ -270,7 +289,8 @@ mod tests {
     async fn started(at_term: &str, then: &str) -> Server {
         let mut child = Command::new("sh");
         child.args(["-c", &format!("trap '{at_term}' TERM; echo ' ws://127.0.0.1:1/?channel=NAME'; {then}")]);
-        let mut server = watch(child.stdout(Stdio::piped()).spawn().expect("sh runs"));
+        let child = child.stdout(Stdio::piped()).spawn().expect("sh runs");
+        let mut server = watch(child, "no-log".into());
         assert_eq!(server.up(LIMIT).await.as_deref(), Ok("ws://127.0.0.1:1/"));
         server
     }
@@ -298,7 +318,11 @@ mod tests {
         let data = dir.path().join("it's here");
         let launch = |command: &str| Launch::command(command, data.clone());
         let mut gone = launch("echo {data} {port} >&2").spawn().expect("sh runs");
-        assert!(gone.up(LIMIT).await.is_err_and(|e| e.contains("did not come up: exit status: 0")));
+        let why = gone.up(LIMIT).await.expect_err("it has ended");
+        assert!(
+            why.contains("did not come up: exit status: 0; its log ends: ") && why.contains("it's here"),
+            "{why}"
+        );
         let log = std::fs::read_to_string(&launch("").log).expect("the log");
         let (said, port) = log.trim().rsplit_once(' ').expect("two words");
         assert_eq!((said, port.parse::<u16>().is_ok()), (data.to_str().expect("UTF-8"), true));
