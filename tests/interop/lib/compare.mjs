@@ -25,6 +25,11 @@ export function clocks(changes) {
   return cells;
 }
 
+/** Whether a cell is there more than once: it was written between two pages of a pull, and comes again in a later one. */
+export function comesTwice(changes) {
+  return new Set(changes.map(([table, pk, cid]) => `${table} ${pk} ${cid}`)).size < changes.length;
+}
+
 /** The clocks of a database. */
 export async function databaseClocks(db) {
   return clocks(
