@@ -218,6 +218,8 @@ async function pullAll(url) {
         socket.send(stringify({ type: 'pull', version: 0, siteId: 'observer', channel: 'observer' }));
         return;
       }
+      // Live, before the pull was read: the pages hold it too.
+      if (message.more === undefined) return;
       rows.push(...message.changes);
       if (!message.more) resolve(message.version);
     });

@@ -1,10 +1,13 @@
 //! What can be seen of a channel from outside after a kill, before any writer is back.
 
+use std::collections::BTreeSet;
+
 use super::super::mixed::pulled::{pull, row_faults};
 use super::super::mixed::{Channel, Member};
 use crate::conn::{ConnError, ConnectWith};
 use crate::replica::{Edit, Replica, SENTINEL};
 use crate::run::Run;
+use crate::val::Val;
 
 /// What an audit counted. Faults go to the run's verdict.
 #[derive(Debug, Default, Clone, Copy)]
@@ -54,8 +57,8 @@ pub(super) async fn audit(
     let mut audited = Audited { lost: lost.len() as u64, ..Audited::default() };
     report(lost);
     let mut expected = acked.clone();
-    for updates in unacked {
-        let survivors = survivors(&first.replica, &acked, updates);
+    for (client, updates) in unacked.iter().enumerate() {
+        let survivors = survivors(&first.replica, &acked, updates, &of_others(unacked, client));
         audited.unacked += updates.len() as u64;
         audited.survived += survivors.iter().filter(|survivor| survivor.proven).count() as u64;
         report(out_of_order(&survivors));
@@ -77,13 +80,33 @@ struct Survivor {
     proven: bool,
 }
 
-fn survivors(found: &Replica, acked: &Replica, updates: &[Vec<Edit>]) -> Vec<Survivor> {
+/// A cell as it is written: its row and column, its clocks, and its value.
+type Written<'e> = (&'e str, &'e str, u64, u64, &'e Val);
+
+fn written(edit: &Edit) -> Written<'_> {
+    (&edit.pk, &edit.cid, edit.cl, edit.col_version, &edit.val)
+}
+
+/// All that is in the unacked updates of other clients.
+fn of_others(unacked: &[Vec<Vec<Edit>>], client: usize) -> BTreeSet<Written<'_>> {
+    let others = unacked.iter().enumerate().filter(|(other, _)| *other != client);
+    others.flat_map(|(_, updates)| updates.iter().flatten().map(written)).collect()
+}
+
+fn survivors(
+    found: &Replica,
+    acked: &Replica,
+    updates: &[Vec<Edit>],
+    of_others: &BTreeSet<Written<'_>>,
+) -> Vec<Survivor> {
     let judge = |update: &Vec<Edit>| {
         let mut wanted = Replica::default();
         update.iter().for_each(|edit| wanted.apply(edit));
-        // Values are random: no two writers write the same.
-        let is_new = |edit: &&Edit| edit.cid != SENTINEL && found.has(edit) && !acked.has(edit);
-        Survivor { whole: found.behind(&wanted).is_empty(), proven: update.iter().any(|edit| is_new(&edit)) }
+        // Two writers may have written the same: there is but one NULL.
+        let is_own = |edit: &&Edit| {
+            edit.cid != SENTINEL && found.has(edit) && !acked.has(edit) && !of_others.contains(&written(edit))
+        };
+        Survivor { whole: found.behind(&wanted).is_empty(), proven: update.iter().any(|edit| is_own(&edit)) }
     };
     updates.iter().map(judge).collect()
 }
@@ -103,7 +126,6 @@ fn out_of_order(survivors: &[Survivor]) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::val::Val;
 
     fn edit(pk: &str, val: &str) -> Edit {
         Edit { pk: pk.into(), cid: "c".into(), val: Val::Text(val.into()), col_version: 1, cl: 1 }
@@ -118,7 +140,7 @@ mod tests {
     #[test]
     fn half_an_update_is_not_whole_and_a_gap_is_out_of_order() {
         let updates = vec![vec![edit("a", "1"), edit("b", "2")], vec![edit("c", "3")]];
-        let of = |edits: &[Edit]| survivors(&replica(edits), &Replica::default(), &updates);
+        let of = |edits: &[Edit]| survivors(&replica(edits), &Replica::default(), &updates, &BTreeSet::new());
         let all = of(&[edit("a", "1"), edit("b", "2"), edit("c", "3")]);
         assert_eq!(all, [Survivor { whole: true, proven: true }; 2]);
         assert!(out_of_order(&all).is_empty());
@@ -129,5 +151,19 @@ mod tests {
         // Beaten by another's: whole, but nothing proves that it was ever there.
         let beaten = of(&[edit("a", "8"), edit("b", "9")]);
         assert_eq!(beaten[0], Survivor { whole: true, proven: false });
+    }
+
+    #[test]
+    fn what_another_may_have_written_proves_nothing() {
+        let null = |pk: &str| Edit { val: Val::Null, ..edit(pk, "") };
+        let unacked = [vec![vec![edit("a", "1")], vec![null("b"), null("c")]], vec![vec![null("b")]]];
+        let of = |edits: &[Edit]| {
+            let others = of_others(&unacked, 0);
+            survivors(&replica(edits), &Replica::default(), &unacked[0], &others)
+        };
+        let by_the_other = of(&[null("b")]);
+        assert!(!by_the_other[1].proven && out_of_order(&by_the_other).is_empty());
+        let by_itself = of(&[null("b"), null("c")]);
+        assert!(by_itself[1].proven && out_of_order(&by_itself).len() == 1);
     }
 }
