@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::Failed;
-use super::server::{Launch, Server};
+use super::server::{Launch, Server, with_log};
 use crate::process;
 
 /// A server that this program starts.
@@ -35,7 +35,7 @@ impl Host {
     pub(crate) async fn start(&mut self) -> Result<Up, Failed> {
         let began = Instant::now();
         let mut server = self.launch.spawn()?;
-        let url = server.up(self.limit).await.map_err(|e| self.with_log(e))?;
+        let url = server.up(self.limit).await?;
         let up = Up { url, pid: server.pid(), took: began.elapsed() };
         self.server = Some(server);
         Ok(up)
@@ -56,18 +56,10 @@ impl Host {
         let ended = server.terminate(self.limit).await;
         // Another program may know nothing of an orderly end.
         if let (Err(e), false) = (ended, command) {
-            return Err(self.with_log(e));
+            return Err(with_log(&self.launch.log, e));
         }
         let written = own().zip(before).map(|(after, before)| after.saturating_sub(before));
         self.written = self.written.zip(written).map(|(sum, written)| sum + written);
         Ok(())
-    }
-
-    fn with_log(&self, what: String) -> String {
-        let log = std::fs::read_to_string(&self.launch.log).unwrap_or_default();
-        match log.lines().last() {
-            Some(last) => format!("{what}; it said: {last}"),
-            None => what,
-        }
     }
 }

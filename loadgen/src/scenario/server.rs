@@ -1,7 +1,7 @@
 //! A server as a child process: started, found by what it prints or by its port, killed.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -87,9 +87,8 @@ impl Launch {
     /// Starts the command; it is up when its port takes clients.
     fn spawn_command(&self, command: &str, log: File) -> Result<Server, Failed> {
         let port = free_port().map_err(|e| format!("no free port: {e}"))?;
-        let data = self.data.to_string_lossy();
-        let quoted = format!("'{}'", data.replace('\'', "'\\''"));
-        let command = command.replace("{port}", &port.to_string()).replace("{data}", &quoted);
+        let data = quoted(&self.data.to_string_lossy());
+        let command = command.replace("{port}", &port.to_string()).replace("{data}", &data);
         let mut child = Command::new("sh")
             // The process that is measured is to be the server's own.
             .args(["-c", &format!("exec {command}")])
@@ -133,6 +132,11 @@ fn takes_clients(port: u16) -> bool {
     asked.is_err() || !head.ends_with(b" 503")
 }
 
+/// The word as a shell takes it.
+pub(crate) fn quoted(word: &str) -> String {
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
 /// A port that nobody listens on now.
 fn free_port() -> std::io::Result<u16> {
     Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
@@ -156,6 +160,15 @@ fn watch(mut child: Child, log: PathBuf) -> Server {
     Server { child, url, log }
 }
 
+/// What went wrong, and the last line of the server's log, which is mostly why.
+pub(crate) fn with_log(log: &Path, what: String) -> String {
+    let log = std::fs::read_to_string(log).unwrap_or_default();
+    match log.lines().last() {
+        Some(last) => format!("{what}; it said: {last}"),
+        None => what,
+    }
+}
+
 /// A started server, killed when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Server {
@@ -167,32 +180,15 @@ pub(crate) struct Server {
 impl Server {
     /// Waits until it says where it listens; else says why it does not.
     pub(crate) async fn up(&mut self, limit: Duration) -> Result<String, String> {
-        match tokio::time::timeout(limit, &mut self.url).await {
-            Ok(Ok(url)) => Ok(url),
+        let what = match tokio::time::timeout(limit, &mut self.url).await {
+            Ok(Ok(url)) => return Ok(url),
             Ok(Err(_)) => match self.ended(limit).await {
-                Some(status) => Err(format!("the server did not come up: {status}; {}", self.last_word())),
-                None => Err("the server did not come up: it closed its stdout".into()),
+                Some(status) => format!("the server did not come up: {status}"),
+                None => "the server did not come up: it closed its stdout".into(),
             },
-            Err(_) => Err(format!("the server did not come up within {} s", limit.as_secs_f64())),
-        }
-    }
-
-    /// The last line of its log, which is mostly why it ended.
-    fn last_word(&self) -> String {
-        const AT_MOST_BYTES: i64 = 4096;
-        let tail = || {
-            let mut log = File::open(&self.log)?;
-            let mut tail = Vec::new();
-            if log.seek(SeekFrom::End(-AT_MOST_BYTES)).is_err() {
-                log.rewind()?;
-            }
-            log.read_to_end(&mut tail).map(|_| tail)
+            Err(_) => format!("the server did not come up within {} s", limit.as_secs_f64()),
         };
-        let tail = tail().unwrap_or_default();
-        match String::from_utf8_lossy(&tail).lines().rev().find(|line| !line.trim().is_empty()) {
-            Some(line) => format!("its log ends: {line}"),
-            None => "its log is empty".into(),
-        }
+        Err(with_log(&self.log, what))
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -320,7 +316,7 @@ mod tests {
         let mut gone = launch("echo {data} {port} >&2").spawn().expect("sh runs");
         let why = gone.up(LIMIT).await.expect_err("it has ended");
         assert!(
-            why.contains("did not come up: exit status: 0; its log ends: ") && why.contains("it's here"),
+            why.contains("did not come up: exit status: 0; it said: ") && why.contains("it's here"),
             "{why}"
         );
         let log = std::fs::read_to_string(&launch("").log).expect("the log");

@@ -12,6 +12,7 @@ use crate::bench::markdown;
 use crate::bench::probe::Judgement;
 use crate::bench::stats::Verdict;
 use crate::report::grouped;
+use crate::scenario::server::quoted;
 
 /// What is compared in the table of winners.
 const COMPARED: [(&str, &str); 4] = [
@@ -264,11 +265,11 @@ fn described(contender: &Described) -> String {
 /// The command as a shell takes it.
 fn command(document: &Document) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./,:=%+@".contains(c);
-    let quoted = |word: &String| match !word.is_empty() && word.chars().all(is_plain) {
+    let shown = |word: &String| match !word.is_empty() && word.chars().all(is_plain) {
         true => escaped(word),
-        false => escaped(&format!("'{}'", word.replace('\'', r"'\''"))),
+        false => escaped(&quoted(word)),
     };
-    let words: Vec<_> = document.environment.command.iter().map(quoted).collect();
+    let words: Vec<_> = document.environment.command.iter().map(shown).collect();
     format!("<code>causeway-loadgen {}</code>", words.join(" "))
 }
 
